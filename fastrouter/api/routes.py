@@ -36,10 +36,13 @@ from fastrouter.api.requests.bodies import parse_large, parse_object
 from fastrouter.api.requests.known import ignored_header
 from fastrouter.api.response_store import ResponseStore
 from fastrouter.api.serving.flavour import Flavour
+from fastrouter.api.serving.media import Media
+from fastrouter.api.serving.picture_fetch import Fetcher
 from fastrouter.api.serving.recordings import Recordings
 from fastrouter.api.serving.start import Generator
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
+from fastrouter.config.media_hosts import read_hosts
 from fastrouter.errors import FastrouterError, FeatureDisabled, NotFound
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
@@ -95,12 +98,11 @@ def add_routes(
     routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
     is_verbose = config.verbosity >= EVERYTHING
     ping_s = config.sse_ping_interval_s
-    generator = Generator(
-        models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings, media_path=config.media_path
-    )
-    native = Native(models, supervisor)
-    embeddings = Embeddings(models, supervisor)
-    anthropic = Anthropic(models, supervisor)
+    media = Media(config.media_path, Fetcher(read_hosts(config.media_hosts)))
+    generator = Generator(models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings, media=media)
+    native = Native(models, supervisor, media)
+    embeddings = Embeddings(models, supervisor, media)
+    anthropic = Anthropic(models, supervisor, media)
     peek = Props(models, supervisor, config)
     lora = Lora(native, peek, models)
     admin = Admin(models, supervisor, downloads, config)
@@ -149,7 +151,7 @@ def add_routes(
     post("/detokenize", native.detokenize)
     post("/apply-template", native.apply_template)
     post(("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"), native.count_chat_tokens)
-    responses = ResponseRoutes(models, supervisor, generator, store)
+    responses = ResponseRoutes(models, supervisor, generator, store, media)
     post(("/responses", "/v1/responses"), responses.create, RESPONSE_ERRORS)
     post(("/responses/input_tokens", "/v1/responses/input_tokens"), responses.count, RESPONSE_ERRORS)
     routes.add("GET", ("/responses/*", "/v1/responses/*"), responses.show, errors=RESPONSE_ERRORS)
@@ -180,7 +182,7 @@ def add_routes(
     routes.add("POST", "/models/warm", admin.warm)
     _add_tools(routes, tools, config)
     ollama = Ollama(models, supervisor, downloads, generator)
-    _add_ollama(routes, ollama, OllamaEmbeddings(models, supervisor), OllamaModels(models, config), Uploads(config))
+    _add_ollama(routes, ollama, OllamaEmbeddings(models, supervisor, media), OllamaModels(models, config), Uploads(config))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
     for method, paths in _NOT_YET.items():
         routes.add(method, paths, not_yet, max_body=0)

@@ -65,6 +65,11 @@ def is_embedder(header: Header, options: LoadOptions) -> bool:
     return not is_reranker(header, options) and (options.embedding or is_pooled or is_encoder(header))
 
 
+def reads_only_text(header: Header | None, options: LoadOptions) -> bool:
+    """A projector is of no use: rerankers compare texts, and an encoder computes a text as a whole."""
+    return options.embedding and (options.reranking or header is None or is_encoder(header) or is_reranker(header, options))
+
+
 def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
     """How a model that makes embeddings is loaded; all other models keep their options. An encoder computes each text in one micro-batch,
     so the micro-batch is large, and the context is no larger, because it stores nothing. For other models llama.cpp also computes the

@@ -1,20 +1,23 @@
 """Reads all sources of models once: files, caches, presets and variants become ModelSpecs."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastrouter.catalog.capabilities import capabilities, embedding_options, input_modalities
+from fastrouter.catalog.capabilities import capabilities, embedding_options, input_modalities, reads_only_text
 from fastrouter.catalog.created import CreatedModels
 from fastrouter.catalog.difference import Difference, compare
 from fastrouter.catalog.gguf import Unusual
 from fastrouter.catalog.header_cache import Headers, features_of
+from fastrouter.catalog.projector_address import HubFile, read_address
 from fastrouter.catalog.sections import Sections
 from fastrouter.catalog.sources import (
     Found,
     Wanted,
     by_spelling,
+    cached_file,
     canonical_id,
     find_file,
     has_quant,
@@ -26,7 +29,7 @@ from fastrouter.catalog.sources import (
 )
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import NO_DEFAULTS, RequestDefaults, messages_of, system_of
-from fastrouter.config.config import Config
+from fastrouter.config.config import DEFAULT_HUB, Config
 from fastrouter.config.flag import Layer, Scope
 from fastrouter.config.forms import load_options, to_arguments, to_section
 from fastrouter.config.layers import merge
@@ -65,7 +68,8 @@ class Scan:
             self.presets = self.presets.with_created(CreatedModels(config.created_dir).presets())
         self.folder_ids = folder_ids or {}
         self.problems = list(self.presets.problems)  # these end a start, or a reload
-        self._sections = Sections(self.presets)
+        self._hubs = (config.hub_endpoint, DEFAULT_HUB)
+        self._sections = Sections(self.presets, self._hubs)
         self._found: dict[str, Found] = {}
         self.default_id: str | None = None
         self._find()
@@ -234,7 +238,8 @@ class Scan:
             options, defaults = self._read_files(layer, found.id)
         options, draft_found = self._with_draft(found.id, options)
         uses_mmproj = "mmproj_auto" not in layer or layer["mmproj_auto"].value
-        mmproj = self._projector_of(found, layer) or (found.mmproj if uses_mmproj else None)
+        on_hub = self._projector_on_hub(found, layer)
+        mmproj = self._projector_of(found, layer) or self._cached_file(on_hub) or (found.mmproj if uses_mmproj and not on_hub else None)
         mmproj = mmproj if mmproj is not None and printable(mmproj) == mmproj else None
         draft = options.speculation.get("draft_model")
         beside = [path for path, _ in (*options.lora, *options.control_vectors)] + ([draft] if draft else [])
@@ -246,15 +251,18 @@ class Scan:
             template = features_of(options.chat_template)
         if header is not None:
             options = embedding_options(header, options)
+        wanted = replace(found.wanted, with_projector=uses_mmproj and not on_hub) if found.wanted else None
         error = found.error or (problem.message if problem is not None else None)
-        wanted = replace(found.wanted, with_projector=uses_mmproj) if found.wanted else None
         if draft_found is not None and draft_found.error is not None:
             error, wanted = error or f"its draft model: {draft_found.error}", wanted or draft_found.wanted
+        if on_hub is not None and mmproj is None and error is None:
+            error = f"its projector {on_hub.repo}/{on_hub.path} is not downloaded yet"
+            wanted = Wanted(on_hub.repo, None, on_hub.path, with_projector=False)
         if printable(found.files[0]) != found.files[0]:
             error = error or f"{printable(found.files[0])}: its path is not UTF-8: rename it"
         projector = self._headers.read_if_good(mmproj)
         modalities = tuple(input_modalities(header, projector, has_projector=mmproj is not None))
-        if options.embedding:
+        if reads_only_text(header, options):
             modalities = ("text",)
         if mmproj is not None and "image" in modalities:
             options = replace(options, mmproj=mmproj)
@@ -315,6 +323,19 @@ class Scan:
             return os.path.abspath(str(layer["mmproj"].value))
         mmproj = self._config.mmproj if found.id == self.default_id else None
         return os.path.abspath(mmproj) if mmproj is not None else None
+
+    def _projector_on_hub(self, found: Found, layer: Layer) -> HubFile | None:
+        """The same for an address. Raises ConfigError."""
+        if "mmproj_url" in layer:
+            with contextlib.suppress(ConfigError):  # noted as a mistake of its section
+                return read_address(str(layer["mmproj_url"].value), "mmproj-url", *self._hubs)
+            return None
+        url = self._config.mmproj_url if found.id == self.default_id else None
+        return read_address(url, "--mmproj-url", *self._hubs) if url is not None else None
+
+    def _cached_file(self, file: HubFile | None) -> str | None:
+        caches = [os.path.abspath(cache) for cache in self._config.cache_dirs] if file is not None else []
+        return next((path for cache in caches if file and (path := cached_file(cache, file.repo, file.path))), None)
 
     def _other_names(self, found: Found) -> Iterable[str]:
         names = dict.fromkeys((*found.spellings, *found.short_spellings))

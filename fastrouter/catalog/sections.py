@@ -5,9 +5,10 @@ with a mistake is a model that cannot be used, with the reason.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from fastrouter.catalog.projector_address import read_address
 from fastrouter.catalog.sources import stat_of
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.catalog.variants import adapters_of, chain_of, check_variant, defaults_of
@@ -22,8 +23,10 @@ Find = Callable[[str], str | None]  # name -> the id of its model
 
 
 class Sections:
-    def __init__(self, presets: Presets) -> None:
+    def __init__(self, presets: Presets, hubs: Sequence[str] = ()) -> None:
+        """`hubs`: their addresses."""
         self._presets = presets
+        self._hubs = hubs
         self.faults = {name: list(found) for name, found in presets.faults.items()}
         self.variants = {name: layer for name, layer in presets.sections.items() if "base" in layer}
         self.models = {name: layer for name, layer in presets.sections.items() if "base" not in layer}
@@ -49,6 +52,8 @@ class Sections:
         where, layer = self.where(name), self.models[name]
         if "mmproj" in layer:
             check_file(layer["mmproj"].value, f"{self.where(name, 'mmproj')} mmproj {layer['mmproj'].value}")
+        if "mmproj_url" in layer:
+            read_address(layer["mmproj_url"].value, f"{self.where(name, 'mmproj_url')} mmproj-url", *self._hubs)
         if "hf_file" in layer and "hf_repo" not in layer:
             raise ConfigError(f"{self.where(name, 'hf_file')} hf-file: hf-repo is missing")
         if "model" in layer and "hf_repo" in layer:

@@ -34,6 +34,10 @@ class Wanted:
     file: str | None
     with_projector: bool = True
 
+    @property
+    def repo_and_file(self) -> tuple[str, str | None]:
+        return self.repo, self.file
+
 
 @dataclass(slots=True)
 class Found:
@@ -237,7 +241,7 @@ def has_snapshot(cache: str, repo: str) -> bool:
 
 
 def cached_file(cache: str, repo: str, name: str) -> str | None:
-    """A file of a repository, if it is there. `name` is from us, not from outside."""
+    """A file of a repository, if it is in this cache. `name` is the checked path of a file inside it."""
     snapshot = _snapshot_of(_repo_folder(cache, repo))
     path = os.path.join(snapshot, name) if snapshot is not None else ""
     return path if os.path.isfile(path) else None

@@ -16,6 +16,7 @@ from fastrouter.config.flag import Kind, Layer, Scope, Setting
 from fastrouter.config.forms import check_file, load_options
 from fastrouter.config.help import help_text
 from fastrouter.config.layers import add_setting, merge
+from fastrouter.config.media_hosts import read_hosts
 from fastrouter.config.tools import McpServer, check_tools, read_tool_fields
 from fastrouter.config.values import BY_ENV, convert, find_argument, refuse_missing
 from fastrouter.errors import ConfigError
@@ -68,6 +69,7 @@ class Config:
     created_dir: Path | None = None  # of models that clients have made; None: they cannot make any
     blobs_mib: int = 64 << 10  # for files that clients upload; 0: none
     media_path: Path | None = None  # folder of pictures that requests may name; None: they may not
+    media_hosts: tuple[str, ...] = ()  # whose pictures requests may name by address, see media_hosts.py; none: they may not
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
@@ -87,7 +89,6 @@ class Config:
     models_preset: Path | None = None
     remote_preset: str = ""  # the repository on the hub that `models_preset` is from
     model_url: str | None = None
-    mmproj_url: str | None = None
     docker_repo: str | None = None
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
@@ -114,6 +115,7 @@ class Config:
     hf_repo: str | None = None
     hf_file: str | None = None
     mmproj: str | None = None  # the projector of the default model
+    mmproj_url: str | None = None  # its address on the hub
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     command_line: Layer = field(default_factory=dict)  # settings of models, not of the router
@@ -280,17 +282,20 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
     if config.media_path is not None and not config.media_path.is_dir():
         raise ConfigError(f"--media-path {config.media_path}: {why_no_folder(config.media_path)}")
-    if config.mmproj is not None and config.mmproj_url is None:
-        _check_mmproj(config, config.mmproj)
+    read_hosts(config.media_hosts)
+    if config.mmproj is not None:
+        _check_mmproj(config, f"--mmproj {config.mmproj}")
+        check_file(config.mmproj, f"--mmproj {config.mmproj}")
+    if config.mmproj_url is not None:
+        _check_mmproj(config, f"--mmproj-url {config.mmproj_url}")
+    if config.mmproj_url is not None and config.mmproj is not None:
+        raise ConfigError("--mmproj and --mmproj-url both name the projector; give one of them")
     load_options(merge(config.environment, config.command_line))
 
 
-def _check_mmproj(config: Config, mmproj: str) -> None:
-    if config.model is None and config.hf_repo is None:
-        raise ConfigError(
-            f"--mmproj {mmproj}: it belongs to one model, so --model is missing; for others, put mmproj into a preset's section"
-        )
-    check_file(mmproj, f"--mmproj {mmproj}")
+def _check_mmproj(config: Config, given: str) -> None:
+    if all(each is None for each in (config.model, config.hf_repo, config.model_url, config.docker_repo)):
+        raise ConfigError(f"{given}: it belongs to one model, so --model is missing; for others, put mmproj into a preset's section")
 
 
 def check_adapters(config: Config) -> None:

@@ -84,7 +84,14 @@ def model_flags() -> list[Flag]:
             "mmproj_offload",
             "the projector may use a GPU (on)",
         ),
-        flag(scope, "-mmdev --mmproj-device", "MTMD_BACKEND_DEVICE", Kind.DEVICES, "mmproj_device", "its device; none: the CPU"),
+        flag(
+            scope,
+            "-mmdev --mmproj-device",
+            "MTMD_BACKEND_DEVICE",
+            Kind.TEXT,
+            "mmproj_device",
+            "device of the projector (the model's first one); none: the CPU",
+        ),
         flag(
             scope,
             "--mtmd-batch-max-tokens",

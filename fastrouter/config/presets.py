@@ -22,7 +22,7 @@ from fastrouter.system.text_file import read_text
 EVERY_MODEL = "*"
 _NEWLINE = re.compile(r"\r\n|\n|\r")
 _SECTION = re.compile(r"\[\s*([^\]]+?)\s*\]\s*(?:[;#].*)?")
-_OF_ONE_MODEL = ("model", "hf_repo", "hf_file", "mmproj", "aliases", "base")  # targets that cannot be the same for all models
+_OF_ONE_MODEL = ("model", "hf_repo", "hf_file", "mmproj", "mmproj_url", "aliases", "base")  # targets that cannot be the same for all models
 
 
 @dataclass(frozen=True, slots=True)

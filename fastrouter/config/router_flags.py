@@ -29,7 +29,6 @@ def router_flags() -> list[Flag]:
         ),
         flag(scope, "-cl --cache-list", "", Kind.SWITCH, "cache_list", "list the models in the caches, and end"),
         flag(scope, "-mu --model-url", "MODEL_URL", Kind.TEXT, "model_url", "address of the default model, which is downloaded first"),
-        flag(scope, "-mmu --mmproj-url", "MMPROJ_URL", Kind.TEXT, "mmproj_url", "the same for its projector"),
         flag(
             scope,
             "-dr --docker-repo",
@@ -201,6 +200,14 @@ def router_flags() -> list[Flag]:
         flag(scope, "--blobs-mib", "BLOBS_MIB", Kind.INT, "blobs_mib", "MiB of model files that clients upload (65536; 0: none)", low=0),
         flag(scope, "--webui --ui --no-webui --no-ui", "UI", Kind.SWITCH, "ui", "the web page at / (on)"),
         flag(scope, "--media-path", "", Kind.PATH, "media_path", "folder of pictures that requests may name as file:// URLs"),
+        flag(
+            scope,
+            "--media-hosts",
+            "MEDIA_HOSTS",
+            Kind.LIST,
+            "media_hosts",
+            "hosts from which pictures are fetched when a request names an address: example.org, *.example.org, or * for all",
+        ),
         flag(scope, "--path", "STATIC_PATH", Kind.PATH, "static_path", "folder of files to serve at / instead"),
         flag(scope, "--webui-config --ui-config", "UI_CONFIG", Kind.JSON, "ui_settings", "settings of new conversations on the page"),
         flag(scope, "--webui-config-file --ui-config-file", "UI_CONFIG_FILE", Kind.PATH, "ui_settings", "the same from a file"),
@@ -268,6 +275,14 @@ def source_flags() -> list[Flag]:
         flag(scope, "-hf -hfr --hf-repo", "HF_REPO", Kind.TEXT, "hf_repo", "user/repo[:quant]; downloaded if it is not in the cache"),
         flag(scope, "-hff --hf-file", "HF_FILE", Kind.TEXT, "hf_file", "a file of --hf-repo"),
         flag(scope, "-mm --mmproj", "MMPROJ", Kind.PATH, "mmproj", "the model's projector, for pictures (the mmproj file beside it)"),
+        flag(
+            scope,
+            "-mmu --mmproj-url",
+            "MMPROJ_URL",
+            Kind.TEXT,
+            "mmproj_url",
+            "address of the projector on the hub; it is downloaded if it is not in the cache",
+        ),
         flag(
             scope,
             "--mmproj-auto --no-mmproj --no-mmproj-auto",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from fastrouter.catalog.projector_address import is_on_hub
 from fastrouter.catalog.sources import cached_file, has_snapshot, parse_name
 from fastrouter.config.config import REMOTE_PRESET, Config
 from fastrouter.config.flag import Layer, Setting
@@ -29,8 +30,8 @@ def fetch_named(config: Config) -> Config:
     """Blocks until all is here. Raises ConfigError."""
     if config.model_url is not None or config.docker_repo is not None:
         config = _with_file(config, "--model", _fetch(config, config.model_url, config.docker_repo, config.model))
-    if config.mmproj_url is not None:
-        config = _with_file(config, "--mmproj", _fetch(config, config.mmproj_url, None, config.mmproj))
+    if config.mmproj_url is not None and not is_on_hub(config.mmproj_url, config.hub_endpoint):  # from there it comes like a model
+        config = replace(_with_file(config, "--mmproj", _fetch(config, config.mmproj_url, None, config.mmproj)), mmproj_url=None)
     return _with_remote_preset(config)
 
 

@@ -4,9 +4,7 @@ Never imports: hub.cache, hub.fetch. Invariant: the token goes only to the hub's
 this machine ask another one in its network, unless the hub itself is there.
 """
 
-import ipaddress
 import socket
-from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -15,33 +13,14 @@ import httpx2
 from huggingface_hub import constants, set_client_factory
 
 from fastrouter.hub.job import Refused
+from fastrouter.system.network_place import Place, least_trusted
 
 MAX_REDIRECTS = 5
 
 
-class Place(Enum):
-    WORLD = "the internet"
-    NETWORK = "a private network"
-    HERE = "this machine"
-    NOWHERE = "not the address of a server"
-
-
 def place_of(host: str) -> Place:
     """Where a host's addresses are; if there are several, the least trusted place. Raises OSError."""
-    addresses = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    places = [_place_of_address(ipaddress.ip_address(address)) for address in addresses]
-    return max(places, key=list(Place).index)
-
-
-def _place_of_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Place:
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    if mapped is not None:
-        return _place_of_address(mapped)
-    if address.is_loopback:
-        return Place.HERE
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
-        return Place.NOWHERE
-    return Place.WORLD if address.is_global else Place.NETWORK
+    return least_trusted({str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
 
 
 def _origin(scheme: str, host: str, port: int | None) -> tuple[str, str, int]:

@@ -5,6 +5,7 @@ Invariant: the memory is there as long as the object, so another worker can get 
 
 import os
 from collections.abc import Sequence
+from itertools import accumulate
 
 
 class AttachedFiles:
@@ -26,10 +27,7 @@ class AttachedFiles:
             os.close(self.fd)
 
 
-def read_attached(fd: int, sizes: Sequence[int]) -> tuple[bytes, ...]:
-    """The files. Raises OSError."""
-    found, at = [], 0
-    for size in sizes:
-        found.append(os.pread(fd, size, at))
-        at += size
-    return tuple(found)
+def read_attached(fd: int, sizes: Sequence[int], first: int, end: int) -> tuple[bytes, ...]:
+    """The files [first, end). Raises OSError."""
+    starts = [0, *accumulate(sizes)]
+    return tuple(os.pread(fd, sizes[index], starts[index]) for index in range(first, end))

@@ -57,7 +57,8 @@ class Generate:
 
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
-    pictures: list[list[str]] = field(default_factory=list)  # [[mark, name of its field], ...]; a mark stands for it in `messages`
+    pictures: list[list[str]] = field(default_factory=list)  # [[mark, name of its field], ...]; a mark stands for it in the text
+    first_picture: int = 0  # the index of its first picture's file among those of the request
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None  # "auto" | "none" | "required" | {"names": [...], "required": bool}
@@ -165,7 +166,8 @@ class Call:
 
     request_id: int
     method: str
-    params: dict[str, Any]
+    params: dict[str, Any]  # `pictures`: as in Generate
+    files: list[Any] | None = None  # as in Submit
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class LoadOptions:
     swa_full: bool = False
     mmproj: str | None = None  # the file of its projector
     mmproj_offload: bool = True  # the projector may use a GPU
-    mmproj_device: list[str] | None = None  # the name of its device; ["none"]: the CPU; None: llama.cpp chooses
+    mmproj_device: str | None = None  # the device of the projector; "none": the CPU; None: the model's first one
     mtmd_batch_max_tokens: int = 1024  # of pictures that are computed together
     image_min_tokens: int = -1  # of a picture, for projectors that take pictures of any size; -1: as the projector says
     image_max_tokens: int = -1

@@ -85,9 +85,9 @@ class Lease:
         """The client does not want this answer any more. Idempotent."""
         self._instance.abort(request_id)
 
-    async def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Ask the worker. Raises what the worker raised, or WorkerDied."""
-        return await self._live_instance().call(method, params)
+    async def call(self, method: str, params: dict[str, Any], files: AttachedFiles | None = None) -> Any:
+        """Ask the worker. `files`: of the pictures in `params`. Raises what the worker raised, WorkerDied or Unavailable."""
+        return await self._live_instance().call(method, params, files)
 
     async def end_thoughts(self) -> bool:
         """The answers begin now. False when none is in a thought that can be ended."""

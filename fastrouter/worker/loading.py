@@ -6,6 +6,7 @@ Owns nothing afterwards. Invariant: a LoadedModel is complete, or there is none 
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +38,7 @@ from fastrouter.worker.text.prompts import Prompts
 from fastrouter.worker.text_jobs import TextJobs
 
 _PROGRESS_INTERVAL_S = 0.05
+_WAIT_S = 1.0  # for the projector, between two signs of life
 _NO_SHIFT_NOTICE = "--context-shift is off: the KV cache of this model cannot be shifted, so an answer ends when the context is full"
 
 
@@ -153,7 +155,8 @@ class Loader:
     def _complete(self, model: Model, on_progress: ProgressReport) -> LoadedModel:
         options = self._load.options
         prompts = Prompts(model, options, TextJobs(self._wake))
-        projector = self._open_projector(model)
+        self._courtesy()
+        coming = self._start_projector(model)
         prompts.start_compiling()
         adapters = Adapters(model, options)
         self._courtesy()
@@ -165,8 +168,11 @@ class Loader:
         speculation = Speculation(context, options, self._open_draft(context, on_progress))
         engine = Engine(model, context, self._outbox, options, prompts, adapters, speculation)
         engine.check_constraint()
+        projector = self._take_projector(coming) if coming is not None else None
         if projector is not None:
-            engine.see(Pictures(projector, context.n_batch, self._wake))
+            pictures = prompts.pictures = Pictures(projector, context.n_batch, self._wake)
+            if not context.is_embedding:
+                engine.see(pictures)
         return LoadedModel(
             self._load,
             model,
@@ -177,12 +183,23 @@ class Loader:
             SlotFiles(context, engine, self._load, self._wire.send),
         )
 
-    def _open_projector(self, model: Model) -> Projector | None:
+    def _start_projector(self, model: Model) -> "Future[Projector] | None":
+        """In a thread: libmtmd needs the model, but not the context that is made meanwhile."""
+        options = self._load.options
+        if options.mmproj is None:
+            return None
+        thread = ThreadPoolExecutor(1, thread_name_prefix="projector")
+        coming = thread.submit(Projector, model, options.mmproj, options)
+        thread.shutdown(wait=False)
+        return coming
+
+    def _take_projector(self, coming: "Future[Projector]") -> Projector | None:
         """None: its requests cannot have pictures."""
         options = self._load.options
-        if options.mmproj is None or options.embedding:
-            return None
-        projector = Projector(model, options.mmproj, options)
+        while not coming.done():
+            wait([coming], _WAIT_S)
+            self._outbox.note_progress()
+        projector = coming.result()
         self._end_phase("projector")
         if projector.sees and not projector.has_own_positions:
             return projector

@@ -209,24 +209,28 @@ class Loop:
         else:
             sys.stderr.write(f"unexpected {type(message).__name__} from the router\n")
 
-    def _files_of(self, submit: Submit) -> tuple[bytes, ...]:
+    def _files_of(self, message: Submit | Call) -> tuple[bytes, ...]:
         """Raises ProtocolError when their descriptor is missing."""
-        if submit.files is None:
+        if message.files is None:
             return ()
-        number, sizes = submit.files
+        number, sizes = message.files
+        first, end = 0, len(sizes)
+        if isinstance(message, Submit):
+            first, end = message.generate.first_picture, message.generate.first_picture + len(message.generate.pictures)
         fd = self._descriptors.take(number)
         try:
-            return read_attached(fd, sizes)
+            return read_attached(fd, sizes, first, end)
         finally:
             os.close(fd)
 
     def _take_call(self, call: Call) -> None:
+        files = self._files_of(call)
         if call.method in TEXT_CALLS:
-            self._text_calls.submit(call)
+            self._text_calls.submit(call, files)
         elif call.method in SLOT_CALLS:
             self._slot_files.submit(call)
         elif call.method in DECODING_CALLS:
-            self._embedder.submit(call)
+            self._embedder.submit(call, files)
         else:
             self._wire.send(self._answer(call))
             if call.method == "set_lora":

@@ -280,7 +280,7 @@ def refused(answer: Answer, status: int, *parts: str) -> None:
         ({"input": "a", "encoding_format": ["float"]}, "encoding_format"),
         ({"input": "a", "embd_normalize": -2}, "embd_normalize"),
         ({"input": "a", "embd_normalize": True}, "embd_normalize"),
-        ({"input": ["a", {"prompt_string": "a <__media__>", "multimodal_data": ["AAAA"]}]}, "input[1].multimodal_data"),
+        ({"input": ["a", {"prompt_string": "a", "multimodal_data": ["AAAA"]}]}, "input[1].multimodal_data"),
     ],
 )
 def test_bad_input_is_named(server: Router, fields: dict[str, Any], named: str) -> None:

@@ -1,6 +1,7 @@
 """Pictures over HTTP: every API, every place that says what a model can do, what is refused, and a worker that dies."""
 
 import base64
+import io
 import os
 import signal
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Answer, Router, StartRouter, eventually, text_of
+from PIL import Image
 from tiny_models import make_llama
 from tiny_projectors import GEMMA3_TOKENS, data_url, image_part, make_gemma3, picture, png
 
@@ -138,13 +140,13 @@ def test_files_below_the_folder_only(server: Router) -> None:
 @pytest.mark.parametrize(
     ("part", "problem"),
     [
-        (url("http://127.0.0.1/a.png"), "does not fetch pictures"),
-        (url("HTTPS://example.org/a.png"), "does not fetch pictures"),
+        (url("http://127.0.0.1/a.png"), "this server fetches none: start it with --media-hosts 127.0.0.1"),
+        (url("HTTPS://example.org/a.png"), "this server fetches none: start it with --media-hosts example.org"),
         (url("data:image/png;base64,"), "without content"),
         (url("data:image/png;base64,%%%"), "base64"),
         (url("data:image/png,abc"), "must begin with"),
         (url("data:audio/wav;base64,AAAA"), "must begin with"),
-        (url(data_url(b"RIFF1234WEBP")), "WebP"),
+        (url(data_url(b"RIFF1234WEBP")), "cut short"),
         (url(data_url(FILE[:60])), "broken or cut short"),
         ({"type": "image_url"}, "must be an object"),
         ({"type": "image_url", "image_url": {"url": 1}}, "must be a string"),
@@ -156,6 +158,13 @@ def test_what_is_wrong_is_named(server: Router, part: dict[str, Any], problem: s
     assert answer.status == 400
     assert "messages[0].content[1].image_url" in answer.error["message"]
     assert problem in answer.error["message"]
+
+
+def test_webp_is_decoded_in_a_confined_worker(server: Router) -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture(1)).save(file, "WEBP", lossless=True)
+    expected, found = (chat(server, part, temperature=0) for part in (image_part(FILE), url(data_url(file.getvalue(), "webp"))))
+    assert (found.status, found.json["choices"][0]["message"]) == (200, expected.json["choices"][0]["message"])
 
 
 def test_too_many_pictures(server: Router) -> None:

@@ -187,6 +187,7 @@ def test_what_says_that_nothing_may_become_smaller() -> None:
         (["--lora-scaled", "a:nan"], {}, "must be a comma-separated list of FILE:SCALE"),
         (["--lora-scaled", "a:1001"], {}, "must be a comma-separated list of FILE:SCALE"),
         (["--lora-scaled", ":1"], {}, "must be a comma-separated list of FILE:SCALE"),
+        (["--mmproj-url", "x"], {}, "--mmproj-url x: it belongs to one model, so --model is missing"),
         (["--mmproj", "x"], {}, "--mmproj x: it belongs to one model, so --model is missing"),
         (["--media-path", "/nowhere"], {}, "--media-path /nowhere: there is no such folder"),
         (["--image-max-tokens", "0"], {}, "--image-max-tokens 0"),

@@ -32,6 +32,8 @@ READ = [
     ("-lzm off", "lazy_mode", "off"),
     ("-dev none", "devices", ["none"]),
     ("-dev RPC0,RPC1", "devices", ["RPC0", "RPC1"]),
+    ("-mmdev none", "mmproj_device", "none"),
+    ("--mmproj-device RPC0", "mmproj_device", "RPC0"),
     ("-sm row", "split_mode", "row"),
     ("-ts 3,1", "tensor_split", [3.0, 1.0]),
     ("-ts 3/0.5", "tensor_split", [3.0, 0.5]),

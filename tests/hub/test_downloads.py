@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import threading
 from collections import deque
@@ -19,6 +20,10 @@ from conftest import Router, StartRouter, descendants, eventually, is_alive
 from fake_hub import COMMIT, FakeHub, serving
 from tiny_models import make_llama
 from tiny_projectors import make_llava
+
+from fastrouter.catalog.catalog import Catalog
+from fastrouter.config.config import parse
+from fastrouter.errors import ConfigError
 
 TOKEN = "hf_" + "s3cret" * 6
 NAME = "u/r:Q4_K_M"
@@ -181,6 +186,40 @@ def test_shards_and_projector(start: StartRouter, hub: FakeHub, tmp_path: Path, 
     assert len(blobs(cache)) == 4
     assert len(feed.of("download_progress")[-1]["data"]) == 4
     server.load("u/r:Q8_0")
+
+
+@pytest.mark.parametrize("is_local", [True, False], ids=["a local model", "a model of the hub"])
+def test_a_projector_at_an_address(start: StartRouter, hub: FakeHub, tmp_path: Path, models: Path, *, is_local: bool) -> None:
+    """It may be in another repository. With the next start, it is there."""
+    hub.repos["u/eyes"] = {"deep/mmproj-x.gguf": make_llava(tmp_path / "mmproj.gguf").read_bytes(), "mmproj-other.gguf": b"GGUF"}
+    model = ["-m", str(models / "tiny0.gguf")] if is_local else ["-hf", "u/r"]
+    url = f"{hub.url}/u/eyes/resolve/main/deep/mmproj-x.gguf?download=true"
+    for _ in range(2):
+        server = start(*model, "--mmproj-url", url)
+        eventually(lambda: server.get("/health").status == 200, "the load", 60)  # noqa: B023
+        [entry] = server.get("/v1/models").json["data"]
+        assert entry["architecture"]["input_modalities"] == ["text", "image"]
+        assert server.get("/props").json["modalities"]["vision"] is True
+        server.stop()
+    assert (len(hub.ranges("deep/mmproj-x.gguf")), hub.ranges("mmproj-other.gguf")) == (1, [])
+
+
+def test_a_wrong_address_of_a_projector(router: StartRouter, models: Path, tmp_path: Path) -> None:
+    for url, words in (
+        ("https://example.org/u/r/resolve/main/m.gguf", "must be a file of the hub, like"),
+        ("mmproj.gguf", "must be a file of the hub, like"),
+        ("https://huggingface.co/u/r/resolve/v2/m.gguf", "only files of the revision main"),
+        ("https://huggingface.co/u/r/resolve/main/..%2Fm.gguf", "is not a file name"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            Catalog(parse(["-m", str(models / "tiny0.gguf"), "--mmproj-url", url], {}))
+    preset = tmp_path / "p.ini"
+    preset.write_text(f"[a]\nmodel = {models / 'tiny0.gguf'}\nmmproj-url = nothing\n[b]\nmodel = {models / 'tiny0.gguf'}\n")
+    found = Catalog(parse(["--models-preset", str(preset)], {}))
+    assert found.get("b").error is None
+    assert "p.ini:3: [a] mmproj-url nothing: must be a file of the hub" in str(found.get("a").error)
+    with pytest.raises(ConfigError, match="both name the projector"):
+        parse(["-m", str(models / "tiny0.gguf"), "--mmproj-url", "x", "--mmproj", str(models / "tiny0.gguf")], {})
 
 
 def test_what_cannot_be_downloaded(start: StartRouter, hub: FakeHub, cache: Path, models: Path) -> None:

@@ -20,8 +20,9 @@ from conftest import eventually, is_alive
 from fake_hub import COMMIT, FakeHub, Fault, serving
 
 from fastrouter.catalog.sources import scan_cache
-from fastrouter.hub.http_client import Place, place_of
+from fastrouter.hub.http_client import place_of
 from fastrouter.hub.job import DownloadJob, start_process
+from fastrouter.system.network_place import Place
 
 CONTENT = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(1000)
@@ -427,6 +428,9 @@ def test_endless_redirects(hub: FakeHub, tmp_path: Path) -> None:
         ("224.0.0.1", Place.NOWHERE),
         ("fe80::1", Place.NOWHERE),
         ("2002:7f00:1::", Place.HERE),
+        ("64:ff9b::7f00:1", Place.HERE),
+        ("64:ff9b::8.8.8.8", Place.WORLD),
+        ("::7f00:1", Place.NETWORK),
         ("2606:4700::1111", Place.WORLD),
     ],
 )

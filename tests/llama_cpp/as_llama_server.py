@@ -9,11 +9,12 @@ import sys
 METRICS = ["--no-metrics"]
 ORIGINS = ["--cors-origins", "*"]
 TOOLS = ["--tools-dir", "/"]  # llama-server's tools may use every file, and pages of other sites may not use them
+PICTURES = ["--media-hosts", "127.0.0.1"]  # where the stand-ins of their pictures are; llama-server fetches from every host
 TOOL_FLAGS = {"--tools", "--mcp-servers-config", "--mcp-servers-json", "--ui-mcp-proxy"}
 
 
 def main(given: list[str]) -> None:
-    flags = METRICS + ([] if TOOL_FLAGS & set(given) else ORIGINS) + (TOOLS if "--tools" in given else [])
+    flags = METRICS + PICTURES + ([] if TOOL_FLAGS & set(given) else ORIGINS) + (TOOLS if "--tools" in given else [])
     os.execv(sys.executable, [sys.executable, "-m", "fastrouter", *flags, *given])
 
 

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 WORDS = "other words"
+PICTURES_OF_HUB = "https://huggingface.co/ggml-org/tinygemma3-GGUF/resolve/main/test/"
 SLOW_WITH_TINY_MODEL = "test_completion_without_tool_call_slow"  # all other slow tests load models of several gigabytes
 other_words: list[str] = []  # of the running test: what was expected
 
@@ -72,8 +73,15 @@ def picture_of(get: Callable[..., requests.Response]) -> Callable[..., requests.
     return answer
 
 
+def address_here(get_img_url: Callable[[str], str]) -> Callable[[str], str]:
+    """Servers fetch pictures from the hub, too."""
+    return lambda name: get_img_url(name).replace(PICTURES_OF_HUB, f"{os.environ['LLAMA_CPP_PICTURES']}/")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of large models are counted and not run."""
+    for module in {item.module for item in items if isinstance(item, pytest.Function) and hasattr(item.module, "get_img_url")}:
+        module.get_img_url = address_here(module.get_img_url)
     large = [item for item in items if item.get_closest_marker("slow") and not item.name.startswith(SLOW_WITH_TINY_MODEL)]
     items[:] = [item for item in items if item not in large]
     config.hook.pytest_deselected(items=large)

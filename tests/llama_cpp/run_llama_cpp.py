@@ -19,8 +19,9 @@ sys.path += [str(HERE.parent / "support"), str(REPOSITORY / "packaging")]
 
 import llama_tests  # noqa: E402
 from fake_hub import FakeHub, serving  # noqa: E402
-from llama_cpp_hub import make_downloadable, make_downloads, make_hub  # noqa: E402
+from llama_cpp_hub import PICTURES, make_downloadable, make_downloads, make_hub  # noqa: E402
 from llama_cpp_outcomes import read_expected, read_outcomes, surprises, table, with_table  # noqa: E402
+from picture_site import picture_site  # noqa: E402
 
 WORK = REPOSITORY / "build" / "llama-cpp"
 
@@ -76,11 +77,13 @@ def run(server: Path, hub: Path, jobs: str, tests: list[str]) -> None:
     cache = WORK / "cache"
     shutil.copytree(hub, cache)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "llama_cpp_plugin", "-p", "no:cacheprovider", "--tb=short"]
-    with serving(FakeHub(repos=make_downloadable())) as downloads:
+    shown = {f"/{name}": (WORK / "downloads" / name).read_bytes() for name in PICTURES}
+    with serving(FakeHub(repos=make_downloadable())) as downloads, picture_site(shown) as pictures:
         given = {
             "LLAMA_SERVER_BIN_PATH": str(server.absolute()),
             "LLAMA_CACHE": str(cache),
             "LLAMA_CPP_DOWNLOADS": str(WORK / "downloads"),
+            "LLAMA_CPP_PICTURES": f"http://127.0.0.1:{pictures.port}",
             "LLAMA_CPP_OUTCOMES": str(WORK / "outcomes.jsonl"),
             "HF_ENDPOINT": downloads.url,
             "PYTHONPATH": os.pathsep.join([str(HERE), str(REPOSITORY)]),

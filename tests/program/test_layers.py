@@ -41,6 +41,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     ),
     "ipc": ("descriptors", "attached_files", "parked", "messages", "wire", "async_wire", "records"),
     "system": (
+        "network_place",
         "machine",
         "read_ahead",
         "confinement",
@@ -89,8 +90,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "access_log",
     ),
     "config": (
-        *("flag", "router_flags", "model_flags", "speculation_flags", "llama_flags", "ready_made", "table", "values", "help"),
-        *("preset_values", "tools", "forms", "layers", "remote_presets", "config_files", "config", "presets"),
+        *("media_hosts", "flag", "router_flags", "model_flags", "speculation_flags", "llama_flags", "ready_made", "table", "values"),
+        *("help", "preset_values", "tools", "forms", "layers", "remote_presets", "config_files", "config", "presets"),
     ),
     "catalog": (
         "gguf",
@@ -98,6 +99,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "variants",
         "capabilities",
         "template_features",
+        "projector_address",
         "sources",
         "spec",
         "header_cache",

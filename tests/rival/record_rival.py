@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rival import BUILD, SERVERS, Case, ask, flags_of, make_models
+from rival import BUILD, MARKER, SERVERS, Case, ask, flags_of, make_models
 from rival_cases import CASES
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -27,7 +27,7 @@ def llama_server(program: str, flags: list[str], cwd: Path) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "LLAMA_CACHE": str(cwd)}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "LLAMA_CACHE": str(cwd), "LLAMA_MEDIA_MARKER": MARKER}
     process = subprocess.Popen(
         [program, *flags, "--port", str(port)], cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -19,6 +19,7 @@ BUILD = "b11434"
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+MARKER = "<__media__>"  # of pictures in prompts
 GREEDY = {"temperature": 0, "seed": 1}
 
 
@@ -59,6 +60,9 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     if server in SEEING:
         model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
         return [*model, "-c", "2048", "-np", "1", *one]
+    if server in EMBEDDING_PICTURES:
+        model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / "mmproj-llava.gguf"), "--alias", server, "--embeddings"]
+        return [*model, "--pooling", EMBEDDING_PICTURES[server], "-c", "2048", "-np", "1", *one]
     return {
         "tiny": ["-m", str(folder / "tiny.gguf"), "--alias", "tiny", "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
         "smollm2": ["-m", str(smollm2), "--alias", "smollm2", "-c", "2048", "-np", "2", *one],
@@ -84,6 +88,7 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
 
 
 SEEING = ("llava", "gemma3")
+EMBEDDING_PICTURES = {"seeing-last": "last", "seeing-mean": "mean"}
 FLAGGED = {
     "linear": ["--rope-scaling", "linear", "--rope-scale", "4", "--rope-freq-base", "500000"],
     "yarn": ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "128", "--yarn-beta-fast", "16"],
@@ -92,7 +97,7 @@ FLAGGED = {
     "texts": ["--no-escape", "-r", "\\n", "--no-prefill-assistant", "--kv-unified-per-slot", "128"],
     "placed": ["-ot", "blk.0.ffn_up=CPU", "--n-cpu-ffn", "1", "-dev", "none", "--no-repack", "-nkvo", "--no-host", "-lzm", "off"],
 }
-SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING)
+SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING, *EMBEDDING_PICTURES)
 
 
 def ask(port: int, case: Case) -> dict[str, Any]:

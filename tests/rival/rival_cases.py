@@ -3,8 +3,8 @@
 import base64
 from typing import Any
 
-from rival import FLAGGED, GREEDY, Case
-from tiny_projectors import GIF, JPEG, bmp, image_part, picture, png
+from rival import FLAGGED, GREEDY, MARKER, Case
+from tiny_projectors import GIF, JPEG, bmp, data_url, image_part, picture, png
 
 PROMPT = "the cat is on"
 CHAT = [{"role": "system", "content": "you"}, {"role": "user", "content": "the red cat"}]
@@ -205,6 +205,69 @@ def _seeing(server: str) -> list[Case]:
     ]
 
 
+def _shown(text: str, *files: bytes) -> dict[str, Any]:
+    return {"prompt_string": text, "multimodal_data": [base64.b64encode(file).decode() for file in files]}
+
+
+def _placing(server: str) -> list[Case]:
+    """Prompts in which the client places the pictures itself, templates and counts."""
+    one, other = png(picture(1)), png(picture(2, 70, 50))
+    message = {
+        "role": "user",
+        "content": [{"type": "text", "text": "the"}, image_part(one), {"type": "text", "text": "and"}, image_part(other)],
+    }
+    source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(one).decode()}
+    anthropic = {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": "the cat"}]}
+    response = {"role": "user", "content": [{"type": "input_text", "text": "the"}, {"type": "input_image", "image_url": data_url(other)}]}
+
+    def completion(name: str, prompt: Any, **more: Any) -> Case:
+        fields = {} if more else {"response_fields": ["content", "tokens_evaluated", "tokens_predicted", "prompt", "stop_type"]}
+        return _completion(server, name, prompt, n=16, **fields, **more)
+
+    return [
+        completion("completion with a picture", _shown(f"the {MARKER} cat is", one), cache_prompt=False),
+        completion("completion with a picture first", _shown(f"{MARKER} a dog sees", one)),
+        completion("completion with two pictures", _shown(f"the {MARKER} and{MARKER} is", one, other)),
+        completion("completion of several prompts", [_shown(f"a {MARKER} cat", other), "the cat is", _shown(f"{MARKER} dog", one)]),
+        completion("completion with a picture, streamed", _shown(f"we {MARKER} see", one), stream=True, return_tokens=True),
+        completion("completion of a prompt without pictures", {"prompt_string": "the cat is"}),
+        completion("completion with a marker and no picture", {"prompt_string": f"the {MARKER} is"}),
+        completion("error: too few markers", _shown("the cat", one)),
+        completion("error: too many markers", _shown(f"{MARKER} the cat {MARKER}", one)),
+        completion("error: a broken picture", _shown(f"{MARKER} the", one[:60])),
+        completion("error: a picture that is none", _shown(f"{MARKER} the", b"malformed")),
+        completion("error: no base64", {"prompt_string": f"{MARKER} the", "multimodal_data": ["%%%"]}),
+        Case(server, "apply a template with pictures", "/apply-template", {"messages": [message]}),
+        Case(server, "tokens of a chat with pictures", "/v1/chat/completions/input_tokens", {"messages": [message]}),
+        Case(server, "tokens of messages with a picture", "/v1/messages/count_tokens", {"messages": [anthropic]}),
+        Case(server, "tokens of a response with a picture", "/v1/responses/input_tokens", {"input": [response]}),
+        Case(
+            server,
+            "error: tokens of a chat with a broken picture",
+            "/v1/chat/completions/input_tokens",
+            {"messages": [{"role": "user", "content": [image_part(one[:60])]}]},
+        ),
+    ]
+
+
+def _embedding_pictures(server: str) -> list[Case]:
+    one, other = png(picture(1)), png(picture(2, 70, 50))
+    parts = [{"type": "text", "text": "the "}, image_part(one), {"type": "text", "text": " cat is"}]
+    inputs = [{"content": parts}, _shown(f"the {MARKER} cat is", one), "the cat is", _shown(f"{MARKER} and {MARKER} dog", one, other)]
+    first = Case(server, "embeddings of pictures", "/v1/embeddings", {"input": inputs})
+    if server != "seeing-last":
+        return [first]
+    return [
+        first,
+        Case(server, "embedding of a picture", "/v1/embeddings", {"input": _shown(f"the {MARKER} cat", other)}),
+        Case(server, "embedding of parts without a picture", "/v1/embeddings", {"input": {"content": parts[:1]}}),
+        Case(server, "llama-server's own", "/embedding", {"content": [_shown(f"{MARKER} the cat", other)]}),
+        Case(server, "error: an embedding of a broken picture", "/v1/embeddings", {"input": _shown(f"{MARKER} the", one[:60])}),
+        Case(server, "error: an embedding without a marker", "/v1/embeddings", {"input": _shown("the cat", one)}),
+        Case(server, "error: an embedding of another part", "/v1/embeddings", {"input": {"content": [{"type": "file"}]}}),
+    ]
+
+
 def _flagged() -> list[Case]:
     """Flags that change what the model computes, or where."""
     return [
@@ -230,3 +293,4 @@ def _texts() -> list[Case]:
 
 
 CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_texts(), *_seeing("llava"), *_seeing("gemma3")]
+CASES += [*_placing("llava"), *_placing("gemma3"), *_embedding_pictures("seeing-last"), *_embedding_pictures("seeing-mean")]

@@ -24,6 +24,7 @@ VOLATILE = {
     "event.*.id": "made for each answer",
     "*system_fingerprint": "names the program",
     "*build_info": "names the program",
+    "json.media_marker": "it is random in llama-server, unless LLAMA_MEDIA_MARKER is set",
 }
 # Differences that are everywhere, on purpose.
 DIFFERENT = {

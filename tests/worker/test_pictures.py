@@ -265,7 +265,7 @@ def test_sizes_are_read_before_anything_is_decoded() -> None:
         (bytes(wide), "50000 x 50000"),
         (b"GIF89a\xff\xff\xff\xff", "65535 x 65535"),
         (b"", "empty"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "WebP"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "cut short"),
         (b"<svg>", "SVG"),
         (b"ID3", "is not a picture"),
         (ONE[:20], "cut short"),

@@ -9,11 +9,11 @@ import pytest
 from tiny_models import WIDTH, make_control_vector, make_llama
 
 from fastrouter.options.load import LoadOptions
-from fastrouter.worker.llama.binding import LlamaError, api, start_backends
+from fastrouter.worker.llama.binding import LlamaError, api, mtmd, start_backends
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.control_vector import read
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.llama.placement import place, set_positions
+from fastrouter.worker.llama.placement import place, place_projector, set_positions
 
 Open = Callable[..., Model]
 
@@ -73,6 +73,20 @@ def test_rope_scale_is_the_reciprocal() -> None:
 def test_what_cannot_be_obeyed_ends_the_load(opened: Open, options: dict[str, Any], message: str) -> None:
     with pytest.raises(LlamaError, match=message):
         opened(**options)
+
+
+def test_where_a_projector_is_put() -> None:
+    def placed(**options: Any) -> Any:
+        params = mtmd().mtmd_context_params_default()
+        place_projector(params, LoadOptions(**options))
+        return params
+
+    assert (placed().use_gpu, placed().device) == (True, None)
+    for options in ({"mmproj_offload": False}, {"mmproj_device": "none"}, {"devices": ["none"]}):
+        assert not placed(**options).use_gpu, options
+    for options, flag in (({"mmproj_device": "GPU7", "mmproj_offload": False}, "--mmproj-device"), ({"devices": ["GPU7"]}, "--device")):
+        with pytest.raises(LlamaError, match=f"^{flag} GPU7: there is no such device"):
+            placed(**options)
 
 
 def test_metadata_of_every_type(opened: Open) -> None:

@@ -10,6 +10,7 @@ from fastrouter._core import Request
 from fastrouter.api.flavours.native import settings_of
 from fastrouter.api.identity import BUILD_INFO
 from fastrouter.api.models.access import Models
+from fastrouter.api.requests.pictures import MARKER
 from fastrouter.catalog.gguf import GgufError
 from fastrouter.catalog.header_cache import template_of
 from fastrouter.catalog.spec import ModelSpec
@@ -34,6 +35,7 @@ class Props:
             "ui_settings": {},
             "build_info": BUILD_INFO,
             "cors_proxy_enabled": config.ui_mcp_proxy,
+            "media_marker": MARKER,
         }
 
     async def ask(self, request: Request, spec: ModelSpec, method: str) -> Any:

@@ -16,9 +16,11 @@ from fastrouter.api.requests.anthropic_messages import NAMES, chat_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import invalid
 from fastrouter.api.requests.fields import Ask, chat_input, read_chat
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.requests.renamed import renamed
 from fastrouter.api.serving.call import Caller
 from fastrouter.api.serving.flavour import Choice, Usage
+from fastrouter.api.serving.media import Media
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ContextExceeded, FastrouterError, ModelNotFound, NotFound
 from fastrouter.http.exchange import Exchange
@@ -224,18 +226,19 @@ def is_asked(request: Request) -> bool:
 class Anthropic:
     """The API's other routes."""
 
-    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, media: Media | None = None) -> None:
         self._models = models
-        self._caller = Caller(models, supervisor, ERRORS)
+        self._caller = Caller(models, supervisor, ERRORS, media)
 
     async def count_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        params = await chat_params(self._models, request, lambda: chat_input(chat_of(body)))
+        pictures = Pictures()
+        params = await chat_params(self._models, request, lambda: chat_input(chat_of(body), pictures))
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"input_tokens": result.get("input_tokens", 0)})
 
-        return await self._caller.answer(request, body, "count_tokens", params, write)
+        return await self._caller.answer(request, body, "count_tokens", params, write, pictures)
 
     def list(self, request: Request, exchange: Exchange) -> Response:
         """One page, in the order of our own listing."""

@@ -16,8 +16,10 @@ from fastrouter.api.requests.checks import boolean, invalid, token_ids
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask, chat_input, read_completion
 from fastrouter.api.requests.infill import read_infill
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.serving.call import Caller
 from fastrouter.api.serving.flavour import Choice, Usage
+from fastrouter.api.serving.media import Media, may_see
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
@@ -177,10 +179,10 @@ _OF_TEMPLATES = (
 class Native:
     """The routes of its calls."""
 
-    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, media: Media | None = None) -> None:
         self._models = models
         self._supervisor = supervisor
-        self._caller = Caller(models, supervisor)
+        self._caller = Caller(models, supervisor, media=media)
 
     async def tokenize(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
@@ -200,17 +202,22 @@ class Native:
 
     async def apply_template(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        params = await chat_params(self._models, request, partial(chat_input, body))
+        pictures = Pictures(shows_markers=True)
+        params = await chat_params(self._models, request, partial(chat_input, body, pictures))
+        spec, _ = self._models.choose(request, body)
+        if pictures.all and not may_see(spec, pictures):
+            params["messages"] = pictures.unseen(params["messages"])
         return await self._caller.answer(request, body, "apply_template", params)
 
     async def count_chat_tokens(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
-        params = await chat_params(self._models, request, partial(chat_input, body))
+        pictures = Pictures()
+        params = await chat_params(self._models, request, partial(chat_input, body, pictures))
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"object": "response.input_tokens", **result})
 
-        return await self._caller.answer(request, body, "count_tokens", params, write)
+        return await self._caller.answer(request, body, "count_tokens", params, write, pictures)
 
     async def call(self, request: Request, body: dict[str, Any], method: str, params: dict[str, Any]) -> Any:
         """Call the worker of the model that the request means."""

@@ -11,7 +11,9 @@ from fastrouter.api.flavours.vectors import Vectors, check_embeds, read_inputs, 
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, string
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.serving.call import Caller
+from fastrouter.api.serving.media import Media
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Response
@@ -23,14 +25,14 @@ _dimensions = integer(1)
 class OllamaEmbeddings:
     """The routes."""
 
-    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, media: Media | None = None) -> None:
         self._models = models
-        self._caller = Caller(models, supervisor, OLLAMA_ERRORS)
+        self._caller = Caller(models, supervisor, OLLAMA_ERRORS, media)
 
     async def embed(self, request: Request, exchange: Exchange) -> Response:
-        body = parse_object(request)
+        body, pictures = parse_object(request), Pictures()
         dimensions = body.get("dimensions")
-        inputs = read_inputs("input", body.get("input"))
+        inputs = read_inputs("input", body.get("input"), pictures)
         params = _params("input", inputs, None if not dimensions else _dimensions("dimensions", dimensions))
         began_ns = time.monotonic_ns()
 
@@ -44,7 +46,7 @@ class OllamaEmbeddings:
                 *counts,
             )
 
-        return await self._answer(request, exchange, body, params, write)
+        return await self._answer(request, exchange, body, params, write, pictures)
 
     async def embeddings(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
@@ -55,10 +57,18 @@ class OllamaEmbeddings:
 
         return await self._answer(request, exchange, body, params, write)
 
-    async def _answer(self, request: Request, exchange: Exchange, body: dict[str, Any], params: dict[str, Any], write: Any) -> Response:
+    async def _answer(
+        self,
+        request: Request,
+        exchange: Exchange,
+        body: dict[str, Any],
+        params: dict[str, Any],
+        write: Any,
+        pictures: Pictures | None = None,
+    ) -> Response:
         check_embeds(self._models, request, body)
         exchange.count_generation()
-        return await self._caller.answer(request, body, "embed", params, write)
+        return await self._caller.answer(request, body, "embed", params, write, pictures)
 
 
 def _params(name: str, inputs: list[Any], dimensions: int | None) -> dict[str, Any]:

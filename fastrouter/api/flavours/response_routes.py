@@ -17,10 +17,12 @@ from fastrouter.api.flavours.responses import RESPONSE_ERRORS, Responses
 from fastrouter.api.models.access import Models, client_of
 from fastrouter.api.requests.bodies import parse_object
 from fastrouter.api.requests.checks import integer, invalid, string
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.requests.response_items import kind_of
 from fastrouter.api.requests.responses import ResponseAsk, chat_input_of
 from fastrouter.api.response_store import ResponseStore, Stored
 from fastrouter.api.serving.call import Caller
+from fastrouter.api.serving.media import Media
 from fastrouter.api.serving.start import Generator
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import InvalidRequest, NotFound
@@ -43,11 +45,13 @@ _PREFIXES = {
 
 
 class ResponseRoutes:
-    def __init__(self, models: Models, supervisor: Supervisor, generator: Generator, store: ResponseStore) -> None:
+    def __init__(
+        self, models: Models, supervisor: Supervisor, generator: Generator, store: ResponseStore, media: Media | None = None
+    ) -> None:
         self._models = models
         self._generator = generator
         self._store = store
-        self._caller = Caller(models, supervisor, RESPONSE_ERRORS)
+        self._caller = Caller(models, supervisor, RESPONSE_ERRORS, media)
         self._growing: WeakValueDictionary[tuple[str, str], Responses] = WeakValueDictionary()  # by owner and id
 
     # ------------------------------------------------------------ a new response
@@ -82,12 +86,13 @@ class ResponseRoutes:
     async def count(self, request: Request, exchange: Exchange) -> Response:
         """POST /v1/responses/input_tokens"""
         body, earlier = await self._from_store(request, parse_object(request))
-        params = await chat_params(self._models, request, partial(chat_input_of, body, earlier))
+        pictures = Pictures()
+        params = await chat_params(self._models, request, partial(chat_input_of, body, earlier, pictures))
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return orjson.dumps({"object": "response.input_tokens", **result})
 
-        return await self._caller.answer(request, body, "count_tokens", params, write)
+        return await self._caller.answer(request, body, "count_tokens", params, write, pictures)
 
     async def _from_store(self, request: Request, body: dict[str, Any]) -> tuple[dict[str, Any], list[Item]]:
         """The body with items in place of references, and the items of the conversation before."""

@@ -17,8 +17,10 @@ import orjson
 from fastrouter._core import Request
 from fastrouter.api.models.access import Models
 from fastrouter.api.requests.bodies import Ids, parse_object, read_parsed
-from fastrouter.api.requests.checks import boolean, integer, invalid, not_supported, string, token_ids
+from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, string, token_ids
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.serving.call import Caller
+from fastrouter.api.serving.media import Media
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import ModelCannot, ProtocolError
 from fastrouter.http.exchange import Exchange
@@ -37,9 +39,9 @@ _top_n = integer(1)
 class Embeddings:
     """The routes."""
 
-    def __init__(self, models: Models, supervisor: Supervisor) -> None:
+    def __init__(self, models: Models, supervisor: Supervisor, media: Media | None = None) -> None:
         self._models = models
-        self._caller = Caller(models, supervisor)
+        self._caller = Caller(models, supervisor, media=media)
 
     async def openai(self, request: Request, exchange: Exchange) -> Response:
         """As in llama-server, `content` instead of `input` selects llama-server's own shape."""
@@ -48,24 +50,26 @@ class Embeddings:
             return await self.native(request, exchange)
         check_embeds(self._models, request, body)
         is_base64 = _is_base64(body.get("encoding_format"))
-        params = {**await read_parsed(request, partial(_embedding_params, body)), "is_pooled": True}
+        pictures = Pictures()
+        params = {**await read_parsed(request, partial(_embedding_params, body, pictures)), "is_pooled": True}
         exchange.count_generation()
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return await _write_openai(spec.id, Vectors(result, len(params["inputs"]), is_pooled=True), is_base64)
 
-        return await self._caller.answer(request, body, "embed", params, write)
+        return await self._caller.answer(request, body, "embed", params, write, pictures)
 
     async def native(self, request: Request, exchange: Exchange) -> Response:
         body = parse_object(request)
         check_embeds(self._models, request, body)
-        params = await read_parsed(request, partial(_embedding_params, body))
+        pictures = Pictures()
+        params = await read_parsed(request, partial(_embedding_params, body, pictures))
         exchange.count_generation()
 
         async def write(spec: ModelSpec, result: Any) -> bytes:
             return await _write_native(Vectors(result, len(params["inputs"]), is_pooled=False))
 
-        return await self._caller.answer(request, body, "embed", params, write)
+        return await self._caller.answer(request, body, "embed", params, write, pictures)
 
     async def rerank(self, request: Request, exchange: Exchange) -> Response:
         """TEI's shape if there are `texts`, otherwise Jina's."""
@@ -93,12 +97,12 @@ def _check(models: Models, request: Request, body: dict[str, Any], capability: s
 # ---------------------------------------------------------------- embeddings
 
 
-def _embedding_params(body: dict[str, Any]) -> dict[str, Any]:
+def _embedding_params(body: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
     name = "input" if body.get("input") is not None else "content"
     normalize, dimensions = body.get("embd_normalize"), body.get("dimensions")
     return {
         "name": name,
-        "inputs": read_inputs(name, body.get(name)),
+        "inputs": read_inputs(name, body.get(name), pictures),
         "normalize": None if normalize is None else _normalize("embd_normalize", normalize),
         "dimensions": None if dimensions is None else _dimensions("dimensions", dimensions),
     }
@@ -110,26 +114,25 @@ def _is_base64(value: Any) -> bool:
     return bool(value == "base64")
 
 
-def read_inputs(name: str, value: Any) -> list[str | list[Any]]:
-    """A text, token ids or a mix is one input; a list of texts or of lists is several."""
+def read_inputs(name: str, value: Any, pictures: Pictures) -> list[str | list[Any]]:
+    """A text, token ids or a mix is one input; a list of texts or of lists is several. `pictures` gets those in them."""
     if value is None:
         raise invalid("input", 'is missing; "input" or "content" must be given')
     if not isinstance(value, list):
-        return [_read_input(name, value)]
+        return [_read_input(name, value, pictures)]
     if any(type(item) is int for item in value):
-        return [_read_input(name, value)]
+        return [_read_input(name, value, pictures)]
     if not value:
         raise invalid(name, "must not be empty")
     if len(value) > MAX_TEXTS:
         raise invalid(name, f"holds {len(value)} inputs, more than {MAX_TEXTS}")
-    return [_read_input(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    return [_read_input(f"{name}[{index}]", item, pictures) for index, item in enumerate(value)]
 
 
-def _read_input(name: str, value: Any) -> str | list[Any]:
+def _read_input(name: str, value: Any, pictures: Pictures) -> str | list[Any]:
     if isinstance(value, dict):
-        if value.get("multimodal_data"):
-            raise not_supported(f"{name}.multimodal_data")
-        value = value["prompt_string"] if isinstance(value.get("prompt_string"), str) else _text_of(value.get("content"))
+        has_parts = isinstance(value.get("content"), list) and value["content"]
+        value = _text_of(name, value["content"], pictures) if has_parts else _prompt_of(name, value, pictures)
     if isinstance(value, Ids):
         return cast(list[Any], value)
     if not isinstance(value, str | list):
@@ -139,12 +142,22 @@ def _read_input(name: str, value: Any) -> str | list[Any]:
     return value if isinstance(value, str) else [item if isinstance(item, str) else token_ids(name, [item])[0] for item in value]
 
 
-def _text_of(parts: Any) -> str | None:
-    """The text of a message's parts; None when they hold something else."""
-    if not isinstance(parts, list) or not parts:
-        return None
-    texts = [part["text"] for part in parts if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)]
-    return "".join(texts) if len(texts) == len(parts) else None
+def _prompt_of(name: str, value: dict[str, Any], pictures: Pictures) -> str | None:
+    return pictures.add_prompt(name, value) if isinstance(value.get("prompt_string"), str) else None
+
+
+def _text_of(name: str, parts: list[Any], pictures: Pictures) -> str:
+    """The text of a message's parts, with marks for pictures."""
+    named = [(f"{name}.content[{index}]", part) for index, part in enumerate(parts)]
+    return "".join(_part_of(place, json_object(place, part), pictures) for place, part in named)
+
+
+def _part_of(name: str, part: dict[str, Any], pictures: Pictures) -> str:
+    if part.get("type") == "text":
+        return string(f"{name}.text", part.get("text"))
+    if part.get("type") == "image_url":
+        return pictures.add_part(name, {"image_url": part.get("image_url")})
+    raise invalid(f"{name}.type", 'must be "text" or "image_url"')
 
 
 class Vectors:

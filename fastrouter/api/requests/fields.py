@@ -5,7 +5,7 @@ llama-server has is refused, unless its value means "off". Unknown fields are ig
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from fastrouter.api.requests import constraints
 from fastrouter.api.requests.bodies import Ids
@@ -21,7 +21,6 @@ from fastrouter.api.requests.checks import (
     invalid,
     json_object,
     neutral,
-    not_supported,
     number,
     one_of,
     short_strings,
@@ -200,7 +199,11 @@ def read_completion(body: dict[str, Any], *, is_verbose: bool = False) -> Ask:
     into = _read_fields(body)
     if is_verbose:
         into["ask"]["is_verbose"] = True
-    return _ask(into, [{"prompt": prompt} for prompt in read_prompts(body.get("prompt"))])
+    pictures = Pictures()
+    prompts = read_prompts(body.get("prompt"), pictures)
+    if pictures.all:
+        into["ask"]["pictures"] = pictures
+    return _ask(into, prompts)
 
 
 def _chat_probabilities(body: dict[str, Any]) -> int | None:
@@ -251,9 +254,8 @@ def _ask(into: dict[str, dict[str, Any]], prompts: list[dict[str, Any]]) -> Ask:
     return Ask([Generate(**fields, **prompt) for prompt in prompts], **ask)
 
 
-def chat_input(body: dict[str, Any], pictures: Pictures | None = None) -> dict[str, Any]:
-    """The fields of a chat that make the prompt; also what /apply-template takes. `pictures` gets those in the messages; None: they are
-    refused."""
+def chat_input(body: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
+    """The fields of a chat that make the prompt; also what /apply-template takes. `pictures` gets those in the messages."""
     messages = with_new_names(check_messages(body.get("messages"), pictures))
     tools, tool_choice = read_tools(body)
     found: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_kwargs(body), **prefill_of(body, messages)}
@@ -294,29 +296,29 @@ def is_deeper_than(value: Any, depth: int) -> bool:
 _token_id = integer(0)
 
 
-def read_prompts(value: Any) -> list[str | list[Any]]:
-    """Text, token ids or a mix are one prompt. A list of texts or of lists is several prompts."""
+def read_prompts(value: Any, pictures: Pictures) -> list[dict[str, Any]]:
+    """The fields of Generate for each prompt. Text, token ids or a mix are one prompt; a list of texts or of lists is several prompts."""
     if value is None:
         raise invalid("prompt", "is missing")
     if not isinstance(value, list):
-        return [_read_prompt(value)]
+        return [_read_prompt("prompt", value, pictures)]
     if not value:
         raise invalid("prompt", "must not be empty")
     has_numbers = any(type(item) is int for item in value)
     if has_numbers and all(isinstance(item, str | int) for item in value):
-        return [_read_prompt(value)]
+        return [_read_prompt("prompt", value, pictures)]
     if len(value) > MAX_PROMPTS:
         raise invalid("prompt", f"holds more than {MAX_PROMPTS} prompts")
-    return [_read_prompt(item) for item in value]
+    return [_read_prompt(f"prompt[{index}]", item, pictures) for index, item in enumerate(value)]
 
 
-def _read_prompt(value: Any) -> str | list[Any]:
+def _read_prompt(name: str, value: Any, pictures: Pictures) -> dict[str, Any]:
     if isinstance(value, str | Ids):
-        return cast(str | list[Any], value)  # on the wire, ids are a list again
+        return {"prompt": value}  # on the wire, ids are a list again
     if isinstance(value, dict) and isinstance(value.get("prompt_string"), str):
-        if value.get("multimodal_data"):
-            raise not_supported("prompt.multimodal_data")
-        return str(value["prompt_string"])
+        num_before = len(pictures.all)
+        text = pictures.add_prompt(name, value)
+        return {"prompt": text, "pictures": pictures.marks[num_before:], "first_picture": num_before}
     if isinstance(value, list) and value:
-        return [item if isinstance(item, str) else _token_id("prompt", item) for item in value]
+        return {"prompt": [item if isinstance(item, str) else _token_id("prompt", item) for item in value]}
     raise invalid("prompt", "must be a string, a list of token ids, or a list of these")

@@ -1,7 +1,8 @@
-"""Pictures in requests: where they come from, and the marks that stand for them in the text of messages.
+"""Pictures in requests: where they come from, and the marks that stand for them in the text of messages and prompts.
 
-A picture is a data URL, its base64, or a file below --media-path. Its bytes are never decoded here. Invariant: a client cannot write a
-mark itself, because a mark has a hash with a secret; equal requests have equal marks.
+A picture is a data URL, its base64, a file below --media-path, or an address of --media-hosts. Its bytes are never decoded here.
+Invariant: a client cannot write a mark itself, because a mark has a hash with a secret; equal requests have equal marks. In the prompts
+that clients write themselves, MARKER stands for a picture.
 """
 
 import base64
@@ -24,19 +25,25 @@ _MAX_SHOWN = 40  # characters of a URL, in an error
 _DATA_URL = re.compile(r"data:(?P<kind>[^,;]{0,100})(?:;[^,;]{0,100})*;base64,")
 _MAX_NAME = 200  # characters
 _FILE = "file://"
+_WEB = ("http://", "https://")
+MARKER = os.environ.get("LLAMA_MEDIA_MARKER") or "<__media__>"  # as in llama-server, which has the same variable
 _SECRET = secrets.token_bytes(32)
 _NO_BASE64 = "must be base64 without other characters"
 
 
 @dataclass(slots=True)
 class Picture:
-    """`content` None: it is in the file `path`. `is_optional`: a model that cannot see gets a text instead."""
+    """`content` None: it is at `url`, which names a file or is an address. `is_optional`: a model that cannot see gets a text instead."""
 
     name: str  # of its field
     mark: str
     content: bytes | None
-    path: str = ""
+    url: str = ""
     is_optional: bool = False
+
+    @property
+    def is_on_web(self) -> bool:
+        return self.content is None and is_address(self.url)
 
 
 @dataclass(slots=True)
@@ -44,17 +51,34 @@ class Pictures:
     """Those of one request, in their order."""
 
     all: list[Picture] = field(default_factory=list)
+    shows_markers: bool = False  # the text is for the client: it has MARKER where pictures are
 
     def add(self, name: str, url: str, *, is_optional: bool = False) -> str:
         """Returns the mark. Raises InvalidRequest."""
         if len(self.all) >= MAX_PICTURES:
             raise invalid(name, f"is one picture too many: a request may have {MAX_PICTURES}")
-        path = url[len(_FILE) :] if url.startswith(_FILE) else ""
-        content = None if path else _content_of(name, url)
+        is_elsewhere = url.startswith(_FILE) or is_address(url)
+        content = None if is_elsewhere else _content_of(name, url)
         digest = hashlib.blake2b(url.encode("utf-8", "replace") if content is None else content, key=_SECRET, digest_size=16)
-        mark = f"<__media_{digest.hexdigest()}_{len(self.all)}__>"
-        self.all.append(Picture(name, mark, content, path, is_optional))
+        mark = MARKER if self.shows_markers else f"<__media_{digest.hexdigest()}_{len(self.all)}__>"
+        self.all.append(Picture(name, mark, content, url if is_elsewhere else "", is_optional))
         return mark
+
+    def add_prompt(self, name: str, prompt: dict[str, Any]) -> str:
+        """llama-server's {"prompt_string", "multimodal_data"}. Returns the text with a mark at the place of each marker."""
+        text, data = string(f"{name}.prompt_string", prompt.get("prompt_string")), prompt.get("multimodal_data")
+        if data is None:
+            return text
+        if not isinstance(data, list):
+            raise invalid(f"{name}.multimodal_data", "must be a list of pictures in base64")
+        first, *others = text.split(MARKER)
+        if len(others) != len(data):
+            problem = f'must have as many pictures as {name}.prompt_string has "{MARKER}": they are {len(data)} and {len(others)}'
+            raise invalid(f"{name}.multimodal_data", problem)
+        for index, (picture, more) in enumerate(zip(data, others, strict=True)):
+            place = f"{name}.multimodal_data[{index}]"
+            first += self.add(place, string(place, picture)) + more
+        return first
 
     def add_part(self, name: str, part: dict[str, Any]) -> str:
         """A part of type image_url."""
@@ -88,9 +112,11 @@ def field_of(name: str, part: dict[str, Any]) -> str:
     return given if isinstance(given, str) and len(given) <= _MAX_NAME else f"{name}.image_url"
 
 
+def is_address(url: str) -> bool:
+    return url[:8].lower().startswith(_WEB)
+
+
 def _content_of(name: str, url: str) -> bytes:
-    if url[:8].lower().startswith(("http://", "https://")):
-        raise invalid(name, 'is an address, and this server does not fetch pictures: send "data:image/png;base64,..."')
     encoded = url
     if url[:5] == "data:":
         found = _DATA_URL.match(url)
@@ -114,7 +140,7 @@ def _read(picture: Picture, folder: Path | None) -> bytes:
         raise invalid(picture.name, "is a file:// URL, which is allowed only with --media-path: send the picture as a data URL")
     try:
         root = os.path.realpath(folder)
-        path = os.path.realpath(os.path.join(root, picture.path.lstrip("/")))
+        path = os.path.realpath(os.path.join(root, picture.url[len(_FILE) :].lstrip("/")))
         if os.path.commonpath([root, path]) != root:
             raise invalid(picture.name, "is not below the folder of --media-path")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)

@@ -13,6 +13,7 @@ import orjson
 
 from fastrouter.api.requests.checks import boolean, integer, invalid, json_object, string, string_list
 from fastrouter.api.requests.fields import Ask, chat_input, read_chat
+from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.requests.response_items import Placed, each_item, read_input
 from fastrouter.api.requests.response_tools import Toolbox, read_tool_choice, read_tools
 from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest
@@ -184,11 +185,11 @@ def named_as_here(places: Sequence[str]) -> Iterator[None]:
         raise type(error)(in_words(error.message, places), **error.extra) from None
 
 
-def chat_input_of(body: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def chat_input_of(body: dict[str, Any], earlier: Sequence[dict[str, Any]], pictures: Pictures) -> dict[str, Any]:
     """`chat_input` for a body of this API."""
     chat = chat_of(body, earlier)
     with named_as_here(chat.places):
-        return chat_input(chat.body)
+        return chat_input(chat.body, pictures)
 
 
 def _read_chat(chat: Chat) -> Ask:

@@ -31,6 +31,8 @@ def read_text(body: dict[str, Any]) -> TextAsk:
     found = TextAsk(**{name: getattr(ask, name) for name in Ask.__slots__}, has_logprobs=has_logprobs)
     if has_logprobs:
         found.generates = [replace(generate, logprobs=True) for generate in found.generates]
+    if found.pictures.all and (has_echo or suffix):
+        raise invalid("echo" if has_echo else "suffix", "cannot be used together with pictures")
     if has_echo and suffix and has_logprobs:
         raise invalid("echo", "cannot be used together with 'logprobs' and 'suffix'")
     if has_echo:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from pathlib import Path
 from random import getrandbits
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,22 +23,21 @@ from fastrouter.api.requests.fields import Ask
 from fastrouter.api.requests.pictures import Pictures
 from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Flavour
+from fastrouter.api.serving.media import Media
 from fastrouter.api.serving.recording import Recording
 from fastrouter.api.serving.recordings import HEADER, Recordings
 from fastrouter.api.serving.stream import Stream
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.api.serving.whole import Whole
-from fastrouter.errors import CannotSee, FastrouterError, ModelCannot, Unavailable
+from fastrouter.errors import FastrouterError
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.routes import Handler
-from fastrouter.ipc.attached_files import AttachedFiles
 from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter.api")
 
-_NOT_ITS_PROJECTOR = "image input is not supported: this model's kind of projector, or of positions (M-RoPE), is not supported yet"
 MAX_NAME_CHARACTERS = 512  # of a recording
 
 
@@ -54,17 +52,16 @@ class Generator:
         ping_interval_s: float,
         is_verbose: bool = False,
         recordings: Recordings | None = None,
-        media_path: Path | None = None,
+        media: Media | None = None,
     ) -> None:
         """`ping_interval_s`: a stream that was silent for this time gets a comment; 0 or less: never. `is_verbose`: as if each request
-        had asked for `verbose`. `recordings` has the streams that other requests can find. `media_path`: where pictures of file:// URLs
-        are."""
+        had asked for `verbose`. `recordings` has the streams that other requests can find."""
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
         self._is_verbose = is_verbose
         self._recordings = recordings or Recordings()
-        self._media_path = media_path
+        self._media = media or Media()
         self._numbers = count(1)  # of requests
         self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # by the ids that their clients see
 
@@ -96,32 +93,13 @@ class Generator:
     ) -> None:
         ask = await read_long(read)
         if ask.pictures.all:
-            self._check_sight(request, ask)
-            await read_long(partial(self._attach, ask))
+            spec, _ = self._models.for_use(request, parse_object(request))
+            ask.files = await self._media.attach(spec, ask.pictures)
+            if ask.files is None:
+                ask.generates = [_unseen(generate, ask.pictures) for generate in ask.generates]
         waits = self.start(request, exchange, ask, make_flavour)
         if waits is not None:
             await waits
-
-    def _check_sight(self, request: Request, ask: Ask) -> None:
-        """Raises CannotSee for a picture that the model must see and cannot."""
-        spec, _ = self._models.for_use(request, parse_object(request))
-        if "image" in spec.runner.modalities or spec.runner.wanted is not None:
-            return
-        if not all(picture.is_optional for picture in ask.pictures.all):
-            raise CannotSee if spec.runner.mmproj is None else ModelCannot(_NOT_ITS_PROJECTOR)
-        ask.generates = [_unseen(generate, ask.pictures) for generate in ask.generates]
-        ask.pictures.all.clear()
-
-    def _attach(self, ask: Ask) -> None:
-        """In a thread: files may have to be read."""
-        if not ask.pictures.all:
-            return
-        try:
-            ask.files = AttachedFiles(ask.pictures.contents(self._media_path))
-        except OSError as error:
-            raise Unavailable(f"there is no room for the pictures of this request: {error.strerror}") from None
-        for picture in ask.pictures.all:
-            picture.content = None  # the file has it
 
     def start(
         self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]

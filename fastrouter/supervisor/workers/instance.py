@@ -10,7 +10,7 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastrouter._core import Sink
 from fastrouter.catalog.spec import ModelSpec
@@ -52,6 +52,7 @@ log = logging.getLogger("fastrouter.supervisor")
 
 FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 _FILE_BITS = 52  # of the number of a descriptor: JSON's numbers
+_WithFiles = TypeVar("_WithFiles", Submit, Call)
 PEEK_TIMEOUT_S = 3.0
 SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and its last message is still true
 SLOTS_AGE_S = 60.0  # older messages about slots are not used: the worker hangs
@@ -210,7 +211,7 @@ class Instance:
         """Returns the request id. Raises Unavailable when the worker cannot take more."""
         request_id = self.process.ring.attach(stream.sink)
         try:
-            self._send_submit(Submit(request_id, stream.generate, stream.begin()), stream.files)
+            self.process.send(self._with_files(Submit(request_id, stream.generate, stream.begin()), stream.files))
         except BaseException:  # the request cannot be written as a message
             self.process.ring.detach(request_id)
             raise
@@ -219,15 +220,16 @@ class Instance:
         self.on_work()
         return request_id
 
-    def _send_submit(self, submit: Submit, files: AttachedFiles | None) -> None:
-        """Raises Unavailable."""
-        if files is not None:
-            number = secrets.randbits(_FILE_BITS)
-            submit = replace(submit, files=[number, files.sizes])
-            encode(submit)  # it fails before its descriptor is sent, which would stay there without a message
-            if not self.process.descriptors.send(number, files.fd):
-                raise Unavailable(f"model {self.spec.id} has too many requests with pictures now; try again later", model=self.spec.id)
-        self.process.send(submit)
+    def _with_files(self, message: _WithFiles, files: AttachedFiles | None) -> _WithFiles:
+        """Sends their descriptor. Raises Unavailable."""
+        if files is None:
+            return message
+        number = secrets.randbits(_FILE_BITS)
+        message = replace(message, files=[number, files.sizes])
+        encode(message)  # it fails before its descriptor is sent, which would stay there without a message
+        if not self.process.descriptors.send(number, files.fd):
+            raise Unavailable(f"model {self.spec.id} has too many requests with pictures now; try again later", model=self.spec.id)
+        return message
 
     def abort(self, request_id: int) -> None:
         """Forget a request, and stop it if it has not ended. Idempotent."""
@@ -252,12 +254,12 @@ class Instance:
         """Sinks of requests that have not ended."""
         return (stream.sink for key, stream in self.streams.items() if stream.sink.request_id == key)
 
-    async def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Raises what the worker raised, or WorkerDied."""
+    async def call(self, method: str, params: dict[str, Any], files: AttachedFiles | None = None) -> Any:
+        """Raises what the worker raised, WorkerDied or Unavailable."""
         self._num_calls += 1
+        call = self._with_files(Call(self._num_calls, method, params), files)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls[self._num_calls] = future
-        call = Call(self._num_calls, method, params)
+        self._calls[call.request_id] = future
         if method in DECODING_CALLS:
             self._decoding_ids.add(call.request_id)
         self.process.send(call)

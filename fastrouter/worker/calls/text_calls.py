@@ -15,9 +15,9 @@ from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.ipc.messages import Call, Reply
 from fastrouter.ipc.wire import encode_reply
 from fastrouter.worker.llama.vocab import Vocab
-from fastrouter.worker.text.prompts import Prompts, shown_tools
+from fastrouter.worker.text.prompts import Prompts, ShownFiles, shown_tools
 from fastrouter.worker.text.rendering import Chat
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, WAITS, Job, check, count_chars
+from fastrouter.worker.text_jobs import DECODES, LONG_CHARS, SHORT_CHARS, WAITS, Job, check, count_chars
 
 TEXT_CALLS = ("tokenize", "detokenize", "apply_template", "count_tokens")
 _RENDERING = ("apply_template", "count_tokens")
@@ -41,7 +41,11 @@ class TextCalls:
     def has_work(self) -> bool:
         return bool(self._jobs)
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, files: tuple[bytes, ...] = ()) -> None:
+        """`files`: of the pictures in its parameters."""
+        if files:
+            self._jobs[call.request_id] = self._prompts.jobs.start(lambda: self._frame(call, files), DECODES)
+            return
         num_chars = WAITS if call.method in _RENDERING else count_chars(call.params, LONG_CHARS)
         if num_chars > SHORT_CHARS or (num_chars == WAITS and not self._is_rendered_now(call)):
             self._jobs[call.request_id] = self._prompts.jobs.start(lambda: self._frame(call), num_chars)
@@ -67,9 +71,9 @@ class TextCalls:
         for request_id in [request_id for request_id, job in self._jobs.items() if job.done()]:
             self._send(self._jobs.pop(request_id).result())
 
-    def _frame(self, call: Call) -> bytes:
+    def _frame(self, call: Call, files: tuple[bytes, ...] = ()) -> bytes:
         try:
-            reply = Reply(call.request_id, result=self.answer(call.method, call.params))
+            reply = Reply(call.request_id, result=self.answer(call.method, call.params, files))
             return encode_reply(reply, MAX_ANSWER_BYTES, is_passed_on=True)
         except FastrouterError as error:
             return encode_reply(Reply(call.request_id, error=error.to_wire()))
@@ -77,7 +81,7 @@ class TextCalls:
             traceback.print_exc(file=sys.stderr)
             return encode_reply(Reply(call.request_id, error=FastrouterError(f"{type(error).__name__}: {error}").to_wire()))
 
-    def answer(self, method: str, params: dict[str, Any]) -> Any:
+    def answer(self, method: str, params: dict[str, Any], files: tuple[bytes, ...] = ()) -> Any:
         """Raises FastrouterError."""
         match method:
             case "tokenize":
@@ -87,7 +91,8 @@ class TextCalls:
             case "apply_template":
                 return {"prompt": self._apply_template(params)}
             case "count_tokens":
-                return {"input_tokens": self._prompts.count_rendered(self._apply_template(params))}
+                text = self._apply_template(params)
+                return {"input_tokens": self._prompts.count_rendered(text, ShownFiles(params.get("pictures", []), files))}
         raise InvalidRequest(f"unknown call {method!r}")
 
     def _tokenize(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Owns the waiting calls, and the context's sequence ids during a step. Never imports: ipc.wire, worker.kv, worker.sampling. Answers leave
 through `reply`. Invariant: a sequence is computed as a whole in one step and leaves nothing behind, so an embedding never depends on
-what else was in the step.
+what else was in the step. One with pictures is alone in its step.
 """
 
 import base64
@@ -10,29 +10,33 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrouter.errors import ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
+from fastrouter.errors import CannotSee, ContextExceeded, FastrouterError, InvalidRequest, ModelCannot
 from fastrouter.ipc.messages import Call, Reply
 from fastrouter.options.limits import POOLING
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.adapters import Adapters
+from fastrouter.worker.engine.seen_input import SeenInput
 from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.projector import Embeddings
+from fastrouter.worker.media.pictures import Key, Pictures
 from fastrouter.worker.prefill_speed import LONG_NS, PrefillSpeed
-from fastrouter.worker.text.prompts import Prompts
-from fastrouter.worker.text_jobs import LONG_CHARS, SHORT_CHARS, Job, count_chars
+from fastrouter.worker.text.prompts import Prompts, ShownFiles
+from fastrouter.worker.text_jobs import DECODES, LONG_CHARS, SHORT_CHARS, Job, count_chars
 
 PACKED_TOKENS = 512  # more tokens in one batch are not faster, and each token looks at all others in the batch
 MAX_ANSWER_BYTES = 32 << 20  # of embeddings: a frame of the wire holds them as base64, and the router reads it as a whole
 
 Vectors = NDArray[np.float32]
+Input = NDArray[np.int32] | SeenInput
 
 
 def normalize(vectors: Vectors, kind: int) -> Vectors:
@@ -55,11 +59,17 @@ class EmbedJob:
     """One call: its sequences, and their results so far."""
 
     call: Call
-    prompts: list[NDArray[np.int32]]
+    prompts: list[Input]
     results: list[Vectors | None]  # one row for each sequence; without pooling one for each token
     num_begun: int = 0
     num_done: int = 0
     width: int = field(default=0)  # how many values of each row are wanted
+    embeddings: dict[Key, Embeddings] = field(default_factory=dict)  # of the pictures in its next input
+    waits_for_picture: bool = False
+
+    @property
+    def next_input(self) -> Input | None:
+        return self.prompts[self.num_begun] if self.num_begun < len(self.prompts) else None
 
 
 class Embedder:
@@ -74,7 +84,7 @@ class Embedder:
         self._adapters = adapters
         self._options = options
         self._reply = reply
-        self._reading: list[tuple[Call, Job[list[NDArray[np.int32]]]]] = []  # calls whose texts become tokens
+        self._reading: list[tuple[Call, Job[list[Input]]]] = []  # calls whose texts become tokens
         self._jobs: deque[EmbedJob] = deque()  # they take turns, text by text
         self._num_decodes = 0  # since the last answer
         self._speed = PrefillSpeed(model.n_params)
@@ -86,33 +96,34 @@ class Embedder:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._jobs)
+        return any(not job.waits_for_picture for job in self._jobs)
 
     @property
     def is_reading(self) -> bool:
-        """Texts become tokens in other threads."""
-        return bool(self._reading)
+        """Texts become tokens, or pictures are computed, in other threads."""
+        return bool(self._reading) or any(job.waits_for_picture for job in self._jobs)
 
     # ------------------------------------------------------------ calls
 
-    def submit(self, call: Call) -> None:
-        """Queue a call. A bad one is answered with its error; nothing is raised."""
-        num_chars = count_chars(call.params, LONG_CHARS)
-        if num_chars > SHORT_CHARS:
-            self._reading.append((call, self._prompts.jobs.start(lambda: self._read(call), num_chars)))
+    def submit(self, call: Call, files: tuple[bytes, ...] = ()) -> None:
+        """Queue a call. `files`: of the pictures in its parameters. A bad one is answered with its error; nothing is raised."""
+        num_chars = DECODES if files else count_chars(call.params, LONG_CHARS)
+        if files or num_chars > SHORT_CHARS:
+            self._reading.append((call, self._prompts.jobs.start(lambda: self._read(call, files), num_chars)))
         else:
-            self._queue(call, lambda: self._read(call))
+            self._queue(call, lambda: self._read(call, ()))
 
     def _queue_read(self) -> None:
         for call, job in [(call, job) for call, job in self._reading if job.done()]:
             self._reading.remove((call, job))
             self._queue(call, job.result)
 
-    def _read(self, call: Call) -> list[NDArray[np.int32]]:
-        prompts = self._read_pairs(call.params) if call.method == "rerank" else self._read_inputs(call.params)
-        return [np.asarray(tokens, dtype=np.int32) for tokens in prompts]
+    def _read(self, call: Call, files: tuple[bytes, ...]) -> list[Input]:
+        if call.method == "rerank":
+            return list(map(_to_array, self._read_pairs(call.params)))
+        return self._read_inputs(call.params, ShownFiles(call.params.get("pictures", ()), files))
 
-    def _queue(self, call: Call, read: Callable[[], list[NDArray[np.int32]]]) -> None:
+    def _queue(self, call: Call, read: Callable[[], list[Input]]) -> None:
         try:
             arrays = read()
             job = EmbedJob(call, arrays, [None] * len(arrays), width=self._width(call.params))
@@ -136,10 +147,17 @@ class Embedder:
         self._jobs = deque(job for job in self._jobs if job.call.request_id != request_id)
 
     @property
+    def _seen(self) -> Pictures:
+        """Raises CannotSee."""
+        if self._prompts.pictures is None:
+            raise CannotSee
+        return self._prompts.pictures
+
+    @property
     def _is_unpooled(self) -> bool:
         return self._context.pooling == POOLING["none"]
 
-    def _read_inputs(self, params: dict[str, Any]) -> list[list[int]]:
+    def _read_inputs(self, params: dict[str, Any], shown: ShownFiles) -> list[Input]:
         if not self._context.is_embedding:
             raise ModelCannot("this model does not make embeddings; to use it for that, start it with `--embeddings --pooling mean`")
         if self._is_unpooled and params.get("is_pooled"):
@@ -152,7 +170,19 @@ class Embedder:
         if not inputs:
             raise InvalidRequest(f"{name}: must not be empty")
         named = [f"{name}[{index}]" for index in range(len(inputs))] if len(inputs) > 1 else [name]
-        return [self._tokenize(name, text) for name, text in zip(named, inputs, strict=True)]
+        return [self._read_input(name, text, shown) for name, text in zip(named, inputs, strict=True)]
+
+    def _read_input(self, name: str, text: Any, shown: ShownFiles) -> Input:
+        own = shown.of(text)
+        if not own.marks:
+            return _to_array(self._tokenize(name, text))
+        if not self._context.can_continue:
+            raise ModelCannot("image input is not supported: this model reads an input as a whole, and each token sees all others")
+        most = self._context.n_ctx_slot
+        self._refuse_too_long(name, self._prompts.least_tokens(text, most), "at least ", most)
+        found = self._prompts.read_seen(text, own)
+        self._refuse_too_long(name, len(found.tokens), most=most)
+        return SeenInput(_to_array(found.tokens), found.pictures, is_causal=self._seen.is_causal)
 
     def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
         if self._context.pooling != POOLING["rank"]:
@@ -171,12 +201,14 @@ class Embedder:
         self._refuse_too_long(name, len(tokens))
         return tokens
 
-    def _refuse_too_long(self, name: str, num_tokens: int, least: str = "") -> None:
-        if num_tokens > self.max_tokens:
-            flag = "context (--ctx-size)" if self._context.can_split else "physical batch size (--ubatch-size)"
-            more = "" if self.max_tokens >= self._model.n_ctx_train else f", increase the {flag}"
-            message = f"{name} ({least}{num_tokens} tokens) is too large to process: one text may have {self.max_tokens} tokens{more}"
-            raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=self.max_tokens)
+    def _refuse_too_long(self, name: str, num_tokens: int, least: str = "", most: int = 0) -> None:
+        """`most`: tokens of an input with pictures."""
+        limit = most or self.max_tokens
+        if num_tokens > limit:
+            flag = "context (--ctx-size)" if self._context.can_split or most else "physical batch size (--ubatch-size)"
+            more = "" if limit >= self._model.n_ctx_train else f", increase the {flag}"
+            message = f"{name} ({least}{num_tokens} tokens) is too large to process: one text may have {limit} tokens{more}"
+            raise ContextExceeded(message, n_prompt_tokens=num_tokens, n_ctx=limit)
 
     def _width(self, params: dict[str, Any]) -> int:
         """How many values of an embedding are wanted."""
@@ -192,9 +224,10 @@ class Embedder:
         """One batch for all calls in turn."""
         if self._reading:
             self._queue_read()
-        if not self._jobs:
-            return
+        self._take_pictures()
         packed = self._pack()
+        if not packed:
+            return
         num_tokens = sum(len(job.prompts[index]) for job, index in packed)
         if self._speed.expected_ns(num_tokens) > LONG_NS:
             self.before_long_step()
@@ -216,13 +249,45 @@ class Embedder:
                 self._jobs.remove(job)
                 self._finish(job)
 
+    def _take_pictures(self) -> None:
+        """Those of the next inputs, as far as they have been computed; the others are ordered."""
+        wanted = [(job, job.next_input) for job in self._jobs if isinstance(job.next_input, SeenInput)]
+        if self._prompts.pictures is not None and self._context.is_embedding:
+            self._prompts.pictures.forget_all_but({picture.chunk.key for _, seen in wanted for picture in seen.pictures})
+        for job, seen in wanted:
+            try:
+                job.waits_for_picture = not self._has_pictures(job, seen)
+            except FastrouterError as error:
+                self._jobs.remove(job)
+                self._fail(job.call, error)
+
+    def _has_pictures(self, job: EmbedJob, wanted: SeenInput) -> bool:
+        missing = {picture.chunk.key: picture.chunk for picture in wanted.pictures if picture.chunk.key not in job.embeddings}
+        for key, chunk in missing.items():
+            found = self._seen.get(chunk)
+            if found is None:
+                return False
+            job.embeddings[key] = found
+        return True
+
+    def _compute_seen(self, job: EmbedJob, index: int, seen: SeenInput) -> None:
+        """Raises LlamaError."""
+        job.results[index], num_decodes = seen.compute(self._context, job.embeddings)
+        job.embeddings.clear()
+        self._num_decodes += num_decodes
+        job.num_done += 1
+
     def _compute(self, packed: list[tuple[EmbedJob, int]]) -> None:
         """Raises LlamaError."""
         self._adapters.use(self._adapters.resolve(None), self._context)
+        first, first_index = packed[0]
+        if isinstance(seen := first.prompts[first_index], SeenInput):
+            self._compute_seen(first, first_index, seen)
+            return
         batch, row, most = self._context.batch, 0, self._context.n_batch
         first_rows: list[int] = []
         for seq_id, (job, index) in enumerate(packed):
-            prompt, start = job.prompts[index], 0
+            prompt, start = cast(NDArray[np.int32], job.prompts[index]), 0
             while len(prompt) - start > most:  # then it is alone, and may be split
                 self._decode(batch.put_outputs(0, prompt[start : start + most], start, seq_id))
                 start += most
@@ -244,14 +309,19 @@ class Embedder:
         packed: list[tuple[EmbedJob, int]] = []
         room = min(PACKED_TOKENS, self._context.n_batch)
         while len(packed) < self._context.num_sequences:
-            job = next((job for job in self._jobs if job.num_begun < len(job.prompts)), None)
+            job = next((job for job in self._jobs if job.num_begun < len(job.prompts) and not job.waits_for_picture), None)
             if job is None or (packed and len(job.prompts[job.num_begun]) > room):
+                break
+            is_seen = isinstance(job.next_input, SeenInput)
+            if is_seen and packed:
                 break
             packed.append((job, job.num_begun))
             room -= len(job.prompts[job.num_begun])
             job.num_begun += 1
             self._jobs.remove(job)
             self._jobs.append(job)
+            if is_seen:
+                break
         return packed
 
     def _vectors(self, seq_id: int, row: int, num_tokens: int) -> Vectors:
@@ -280,3 +350,7 @@ class Embedder:
 
     def _fail(self, call: Call, error: FastrouterError) -> None:
         self._reply(Reply(call.request_id, error=error.to_wire()))
+
+
+def _to_array(tokens: Sequence[int]) -> NDArray[np.int32]:
+    return np.asarray(tokens, dtype=np.int32)

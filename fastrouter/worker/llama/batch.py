@@ -48,12 +48,12 @@ class Batch:
             self.logits[end - 1] = 1
         return end
 
-    def put_places(self, count: int, first_pos: int, seq_id: int, row: int = 0) -> None:
-        """Rows of one sequence without logits; the caller sets what is computed there."""
+    def put_places(self, count: int, first_pos: int, seq_id: int, row: int = 0, *, are_outputs: bool = False) -> None:
+        """Rows of one sequence, without logits or all with; the caller sets what is computed there."""
         end = row + count
         np.add(self._positions[:count], first_pos, out=self._pos_view[row:end])
         self._seq_view[row:end] = seq_id
-        self._logits_view[row:end] = 0
+        self._logits_view[row:end] = are_outputs
 
     def put_draft(self, row: int, tokens: list[int], first_pos: int, seq_id: int) -> int:
         """Rows for a few tokens, each with logits. Returns the next free row."""

@@ -69,6 +69,7 @@ class Context:
         # An embedding from only the last token, which has seen all others through the cache: they need not be computed with it.
         is_of_last = self.pooling == POOLING["last"] or (is_rank and api.llama_get_causal_attn(self.pointer))
         self.can_split: bool = bool(self.memory) and is_of_last
+        self.can_continue: bool = bool(self.memory) and api.llama_get_causal_attn(self.pointer)  # no token sees one that comes later
         self.num_outputs: int = max(1, api.llama_model_n_cls_out(model.pointer)) if is_rank else api.llama_model_n_embd_out(model.pointer)
 
     @staticmethod
@@ -126,9 +127,12 @@ class Context:
         code: int = _decode(self.pointer, struct)
         return code
 
-    def decode_embeddings(self, rows: NDArray[np.float32], first_pos: int, seq_id: int, *, is_causal: bool) -> int:
-        """Like `decode`, for rows that are not tokens. No logits. `is_causal` False: all of them see each other."""
-        self.batch.put_places(len(rows), first_pos, seq_id)
+    def decode_embeddings(
+        self, rows: NDArray[np.float32], first_pos: int, seq_id: int, *, is_causal: bool, are_outputs: bool = False
+    ) -> int:
+        """Like `decode`, for rows that are not tokens. No logits. `is_causal` False: all of them see each other. `are_outputs`: their
+        embeddings are wanted."""
+        self.batch.put_places(len(rows), first_pos, seq_id, are_outputs=are_outputs)
         struct = self.batch.embeddings
         struct.n_tokens, struct.embd = len(rows), rows.ctypes.data_as(type(struct.embd))
         if is_causal:

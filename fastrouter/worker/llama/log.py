@@ -1,11 +1,12 @@
 """The output of llama.cpp: which lines go to stderr, and which one is the cause of a failure. Never imports: worker.llama.binding,
 worker.llama.model.
 
-Invariant: a piece that continues a line goes to the same place.
+Invariant: a piece that continues a line goes to the same place. Two threads that load something each see their own cause.
 """
 
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,15 @@ class LlamaLog:
     def __init__(self) -> None:
         self._least = _WARN
         self._is_shown = False
-        self._troubles: deque[tuple[int, str]] = deque(maxlen=8)  # (level, line) of the last warnings and errors
+        self._here = threading.local()
+
+    @property
+    def _troubles(self) -> deque[tuple[int, str]]:
+        """(level, line) of the last warnings and errors of this thread."""
+        if not hasattr(self._here, "troubles"):
+            self._here.troubles = deque(maxlen=8)
+        found: deque[tuple[int, str]] = self._here.troubles
+        return found
 
     def set_verbosity(self, verbosity: int) -> None:
         self._least = _LEAST_BY_VERBOSITY.get(max(verbosity, QUIET), _DEBUG)

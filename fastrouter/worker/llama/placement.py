@@ -4,7 +4,6 @@ Uses llama.cpp's list of devices. Invariant: an option that this machine cannot 
 """
 
 import ctypes
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -78,13 +77,26 @@ def _devices(options: LoadOptions) -> Any:
         return None
     if options.devices == ["none"]:
         return (P * 1)(None)
+    return (P * (len(options.devices) + 1))(*(_device(name, "--device") for name in options.devices), None)
+
+
+def _device(name: str, flag: str) -> int:
     lib.ggml_backend_dev_type.restype, lib.ggml_backend_dev_type.argtypes = ctypes.c_int, [P]
     known = {_name(device): device for device in _all_devices() if lib.ggml_backend_dev_type(device) != _CPU}
-    for name in options.devices:
-        if name not in known:
-            there = f"the devices are {', '.join(known)}" if known else "this build has only the CPU; --device none is the same as no flag"
-            raise LlamaError(f"--device {name}: there is no such device; {there}")
-    return (P * (len(options.devices) + 1))(*(known[name] for name in options.devices), None)
+    if name not in known:
+        there = f"the devices are {', '.join(known)}" if known else f"this build has only the CPU; {flag} none is the same as no flag"
+        raise LlamaError(f"{flag} {name}: there is no such device; {there}")
+    return known[name]
+
+
+def place_projector(params: Any, options: LoadOptions) -> None:
+    """Set these fields of mtmd_context_params: without a device of its own, a projector is on the model's first one. Raises LlamaError."""
+    name, flag = options.mmproj_device, "--mmproj-device"
+    if name is None and options.mmproj_offload and options.devices:
+        name, flag = options.devices[0], "--device"
+    params.use_gpu = options.mmproj_offload if name is None else name != "none"
+    if params.use_gpu and name is not None:
+        params.device = _device(name, flag)
 
 
 def _buffers() -> dict[str, int]:
@@ -122,19 +134,6 @@ def _metadata(options: LoadOptions) -> Any:
         entry.key = key.encode()
         setattr(entry.value, field, value.encode() if isinstance(value, str) else value)
     return array
-
-
-def device_of_projector(options: LoadOptions) -> int | None:
-    """None: llama.cpp chooses. Raises LlamaError."""
-    names = options.mmproj_device
-    if names is None or names == ["none"]:
-        return None
-    if len(names) > 1:
-        raise LlamaError(f"--mmproj-device {','.join(names)}: a projector has one device")
-    try:
-        return int(_devices(replace(options, devices=names))[0])
-    except LlamaError as error:
-        raise LlamaError(error.message.replace("--device", "--mmproj-device")) from None
 
 
 def _proportions(options: LoadOptions) -> Any:

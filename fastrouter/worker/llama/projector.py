@@ -67,8 +67,7 @@ class Projector:
     def __init__(self, model: Model, path: str, options: LoadOptions) -> None:
         self._lib = lib = mtmd()
         params = lib.mtmd_context_params_default()
-        params.use_gpu = options.mmproj_offload and options.mmproj_device != ["none"]
-        params.device = placement.device_of_projector(options)
+        placement.place_projector(params, options)
         params.batch_max_tokens = options.mtmd_batch_max_tokens
         params.print_timings = False
         params.warmup = True  # all memory is allocated now; nothing is computed
@@ -91,22 +90,23 @@ class Projector:
     def __repr__(self) -> str:
         return f"<Projector {'pictures' if self.sees else 'no pictures'}{'' if self.pointer else ', closed'}>"
 
-    def read(self, parts: Sequence[str | bytes]) -> list[Chunk]:
-        """A text with pictures between: texts are str, files are bytes. Raises BrokenFile, LlamaError."""
+    def read(self, parts: Sequence[str | bytes], *, is_counted: bool = False) -> list[Chunk]:
+        """A text with pictures between: texts are str, files are bytes. `is_counted`: the chunks have no pixels. Raises BrokenFile,
+        LlamaError."""
         with self._decoding:
             bitmaps: list[int] = []
             try:
                 for part in parts:
                     if isinstance(part, bytes):
-                        bitmaps.append(self._decode(part, len(bitmaps)))
+                        bitmaps.append(self._decode(part, len(bitmaps), is_counted=is_counted))
                 return self._split(parts, bitmaps)
             finally:
                 for bitmap in bitmaps:
                     self._lib.mtmd_bitmap_free(bitmap)
 
-    def _decode(self, file: bytes, index: int) -> int:
+    def _decode(self, file: bytes, index: int, *, is_counted: bool) -> int:
         buffer = (ctypes.c_uint8 * len(file)).from_buffer_copy(file)
-        found = self._lib.mtmd_helper_bitmap_init_from_buf_wrapper(self.pointer, buffer, len(file), False, self._lib_options)
+        found = self._lib.mtmd_helper_bitmap_init_from_buf_wrapper(self.pointer, buffer, len(file), is_counted, self._lib_options)
         if not found.bitmap or found.video_ctx:
             raise BrokenFile(index)
         return int(found.bitmap)

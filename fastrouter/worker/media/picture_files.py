@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 
 MAX_PIXELS = 50_000_000  # a decoded picture takes 3 bytes for each, and a few times that while it is decoded
+MAX_WEBP_PIXELS = 25_000_000  # its decoder takes four times as much
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _KINDS = (_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
 MAX_SCANS = 100  # of a JPEG: each one goes over all pixels
@@ -28,8 +29,9 @@ def check(file: bytes) -> None:
     width, height = size
     if not (width and height):
         raise ValueError("is a picture without pixels, or its file is cut short")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"is a picture of {width} x {height} pixels, but at most {MAX_PIXELS} are decoded: send a smaller one")
+    most = MAX_WEBP_PIXELS if is_webp(file) else MAX_PIXELS
+    if width * height > most:
+        raise ValueError(f"is a picture of {width} x {height} pixels, but at most {most} are decoded: send a smaller one")
     if file.startswith(_PNG):
         _check_content(file, width, height)
 
@@ -37,19 +39,23 @@ def check(file: bytes) -> None:
 def _guess(file: bytes) -> str:
     if not file:
         return " (the file is empty)"
-    if file[:4] == b"RIFF" and file[8:12] == b"WEBP":
-        return " (it is WebP)"
     if file[4:8] == b"ftyp":
         return " (it is HEIC, AVIF or a video)"
     return " (it is SVG, HTML or XML)" if file[:256].lstrip().startswith(b"<") else ""
 
 
+def is_webp(file: bytes) -> bool:
+    return file[:4] == b"RIFF" and file[8:12] == b"WEBP"
+
+
 def size_of(file: bytes) -> tuple[int, int] | None:
     """(width, height); zeros: the file is cut short. None: another kind of file."""
-    if not file.startswith(_KINDS):
+    if not (file.startswith(_KINDS) or is_webp(file)):
         return None
     try:
-        if file.startswith(_PNG):
+        if is_webp(file):
+            width, height = _size_of_webp(file)
+        elif file.startswith(_PNG):
             width, height = struct.unpack_from(">II", file, 16)
         elif file.startswith(b"GIF"):
             width, height = struct.unpack_from("<HH", file, 6)
@@ -66,6 +72,21 @@ def _size_of_bmp(file: bytes) -> tuple[int, int]:
     (head_bytes,) = struct.unpack_from("<I", file, 14)
     width, height = struct.unpack_from("<HH" if head_bytes == 12 else "<ii", file, 18)
     return abs(width), abs(height)  # a negative height: from the top down
+
+
+def _size_of_webp(file: bytes) -> tuple[int, int]:
+    """Of its canvas, which no frame is larger than."""
+    kind = file[12:16]
+    if kind == b"VP8X":
+        low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", file, 24)
+        return 1 + low_width + (high_width << 16), 1 + low_height + (high_height << 16)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", file, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind != b"VP8 ":
+        return 0, 0
+    width, height = struct.unpack_from("<HH", file, 26)
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _size_of_jpeg(file: bytes) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.options.limits import KEPT_PICTURES_BYTES
 from fastrouter.worker.llama.projector import BrokenFile, Embeddings, PictureChunk, Projector
-from fastrouter.worker.media import picture_files
+from fastrouter.worker.media import picture_files, webp
 
 _SIGN = np.int32(-(1 << 31))
 
@@ -54,17 +54,20 @@ class Pictures:
 
     # ------------------------------------------------------------ files -> tokens
 
-    def read(self, parts: Sequence[str | int], files: Sequence[tuple[str, bytes]]) -> tuple["array[int]", list[PlacedPicture]]:
-        """`parts`: texts, and for each picture its index in `files`, which are (name of the field, content). Takes long. Raises
-        InvalidRequest."""
+    def read(
+        self, parts: Sequence[str | int], files: Sequence[tuple[str, bytes]], *, is_counted: bool = False
+    ) -> tuple["array[int]", list[PlacedPicture]]:
+        """`parts`: texts, and for each picture its index in `files`, which are (name of the field, content). `is_counted`: only the
+        number of tokens is right. Takes long. Raises InvalidRequest."""
         shown = [part for part in parts if isinstance(part, int)]
+        readable: dict[int, bytes] = {}
         for index in shown:
             try:
-                picture_files.check(files[index][1])
+                readable[index] = _readable(files[index][1])
             except ValueError as problem:
                 raise InvalidRequest(f"field '{files[index][0]}' {problem}") from None
         try:
-            chunks = self._projector.read([part if isinstance(part, str) else files[part][1] for part in parts])
+            chunks = self._projector.read([part if isinstance(part, str) else readable[part] for part in parts], is_counted=is_counted)
         except BrokenFile as error:
             name = files[shown[error.index]][0]
             raise InvalidRequest(f"field '{name}' is a picture that cannot be decoded: its file is broken or cut short") from None
@@ -140,6 +143,16 @@ class Pictures:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         self._projector.close()
+
+
+def _readable(file: bytes) -> bytes:
+    """A file that libmtmd decodes. Raises ValueError."""
+    picture_files.check(file)
+    if not picture_files.is_webp(file):
+        return file
+    if not webp.is_installed():
+        raise ValueError("is WebP, which this server cannot decode: install fastrouter[webp], or send PNG or JPEG")
+    return webp.to_bmp(file)
 
 
 def tokens_of(key: Key, count: int) -> "array[int]":

@@ -6,6 +6,7 @@ Knows the vocabulary and the chat template, but no context, slot or sequence. Ba
 import re
 import threading
 from array import array
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastrouter.errors import CannotSee, ContextExceeded, InvalidRequest
@@ -29,6 +30,18 @@ class ReadPrompt(NamedTuple):
     tokens: "array[int]"
     end: str = ""  # the end of its text, if a template has made it
     pictures: tuple[PlacedPicture, ...] = ()  # in the order of their places
+
+
+class ShownFiles(NamedTuple):
+    """The pictures of a text. `marks`: as in Generate."""
+
+    marks: Sequence[list[str]] = ()
+    files: tuple[bytes, ...] = ()
+
+    def of(self, text: Any) -> "ShownFiles":
+        """Those whose marks are in this text."""
+        found = [index for index, row in enumerate(self.marks) if isinstance(text, str) and row[0] in text]
+        return ShownFiles([self.marks[index] for index in found], tuple(self.files[index] for index in found))
 
 
 class Prompts:
@@ -76,12 +89,16 @@ class Prompts:
             if text is not None and self._renderer.needs_format(chat) and self._renderer.format_now(chat.source) is None:
                 text = None
             if generate.pictures:
-                return self.jobs.start(lambda: self._read_pictures(generate, text or self._render_whole(chat), files, limit), DECODES)
+                shown = ShownFiles(generate.pictures, files)
+                return self.jobs.start(lambda: self._read_seen_chat(text or self._render_whole(chat), shown, limit), DECODES)
             if text is None:
                 return self.jobs.start(lambda: self._read_rendered(self._render_whole(chat), limit), WAITS)
             if len(text) > SHORT_CHARS:
                 return self.jobs.start(lambda: self._read_rendered(text, limit), len(text))
             return self._read_rendered(text, limit)
+        if generate.pictures:
+            prompt, shown = str(generate.prompt), ShownFiles(generate.pictures, files)
+            return self.jobs.start(lambda: self.read_seen(prompt, shown, limit), DECODES)
         num_chars = count_chars(generate.prompt, LONG_CHARS)
         if num_chars > SHORT_CHARS:
             return self.jobs.start(lambda: ReadPrompt(self.build(generate, limit)[0]), num_chars)
@@ -117,18 +134,23 @@ class Prompts:
             self._renderer.find_format(chat.source)
         return self._renderer.render(chat)
 
-    def _read_pictures(self, generate: Generate, text: str, files: tuple[bytes, ...], limit: int) -> ReadPrompt:
-        """In a job. The marks in the text become pictures."""
+    def _read_seen_chat(self, text: str, shown: ShownFiles, limit: int) -> ReadPrompt:
+        """In a job, for the text that a template has made."""
+        tokens, _, pictures = self.read_seen(self._without_bos(text), shown, limit)
+        self._drop_end(tokens)
+        return ReadPrompt(tokens, text[-_END_CHARS:], pictures)
+
+    def read_seen(self, text: str, shown: ShownFiles, limit: int | None = None, *, is_counted: bool = False) -> ReadPrompt:
+        """In a job. The marks in the text become pictures. `is_counted`: only the number of tokens is right."""
         if self.pictures is None:
             raise CannotSee
         self._refuse_too_long(text, limit)
-        places = {mark: index for index, (mark, _) in enumerate(generate.pictures)}
-        pieces = re.split(f"({'|'.join(map(re.escape, places))})", self._without_bos(text))
+        places = {row[0]: index for index, row in enumerate(shown.marks)}
+        pieces = re.split(f"({'|'.join(map(re.escape, places))})", text)
         parts = [places.get(piece, piece) for piece in pieces if piece]
-        named = [(name, file) for (_, name), file in zip(generate.pictures, files, strict=True)]
-        tokens, placed = self.pictures.read(parts, named)
-        self._drop_end(tokens)
-        return ReadPrompt(tokens, text[-_END_CHARS:], tuple(placed))
+        named = [(row[1], file) for row, file in zip(shown.marks, shown.files, strict=True)]
+        tokens, placed = self.pictures.read(parts, named, is_counted=is_counted)
+        return ReadPrompt(tokens, pictures=tuple(placed))
 
     def format_of(self, generate: Generate) -> TemplateFormat:
         """How the answer to this chat is written; known once its prompt has been read."""
@@ -193,8 +215,13 @@ class Prompts:
         """None: it would take long, so use `render`."""
         return self._renderer.render_now(chat)
 
-    def count_rendered(self, text: str) -> int:
-        return len(self._tokenize_rendered(text))
+    def count_rendered(self, text: str, shown: ShownFiles) -> int:
+        """With pictures, in a job."""
+        if not shown.marks:
+            return len(self._tokenize_rendered(text))
+        tokens = self.read_seen(self._without_bos(text), shown, is_counted=True).tokens
+        self._drop_end(tokens)
+        return len(tokens)
 
     def _tokenize_rendered(self, text: str) -> list[int]:
         """A template that writes BOS itself must not get a second one."""
