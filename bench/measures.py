@@ -74,6 +74,14 @@ LARGE = Section(
         "large_cached_token_s": Measure("load, in the page cache: until the first token", "s"),
     },
 )
+DEVICES = Section(
+    "A model on two RPC workers of the same machine",
+    "one request",
+    {
+        "rpc_cold_135m_s": _ms("cold switch, SmolLM2-135M, half of its layers on each"),
+        "rpc_135m_tokens_per_s": _rate("the same, 1 stream"),
+    },
+)
 HOT = Section(
     "Models in memory: time to the first token",
     "one request to each model",
@@ -139,5 +147,5 @@ ROUTER = Section(
         "scripted_512_lockstep_tokens_per_s": _rate("512 streams in lockstep: every token is an event and a write"),
     },
 )
-SECTIONS = (SWITCHES, LARGE, HOT, TOKENS, MANY, ROUTER)
+SECTIONS = (SWITCHES, LARGE, DEVICES, HOT, TOKENS, MANY, ROUTER)
 MEASURES: dict[str, Measure] = {name: measure for section in SECTIONS for name, measure in section.measures.items()}

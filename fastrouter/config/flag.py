@@ -45,11 +45,13 @@ class Kind(Enum):
     LAYERS = "auto, all or a whole number"
     THREE_WAY = "on, off or auto"
     MEMORY = "auto or a number of MiB"
+    DEVICE_MEMORY = "auto, a number of MiB, or DEVICE=MIB of single devices, comma-separated"
     CPU_MASK = "a hexadecimal mask of CPUs"
     CPU_RANGE = "a range of CPUs, as 0-3"
     METADATA = "KEY=TYPE:VALUE, comma-separated; TYPE is int, float, bool or str"
     BUFFERS = "PATTERN=BUFFER, comma-separated; PATTERN is a regular expression for names of tensors"
     DEVICES = "names of devices, comma-separated, or none"
+    SERVERS = "HOST:PORT of servers, comma-separated; HOST is a name or an IPv4 address"
     PROPORTIONS = "numbers of 0 or more, comma-separated"
     LAYER_RANGE = "two layers, the first and the last, as 4 20"
 

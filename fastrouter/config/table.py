@@ -44,7 +44,7 @@ _REMOVED: tuple[tuple[str, str, str], ...] = (
 )
 
 _NOT_YET = """
--cl --cache-list | --rpc RPC | --list-devices |
+-cl --cache-list |
 -fitt --fit-target FIT_TARGET | -fitc --fit-ctx FIT_CTX | -mu --model-url MODEL_URL | -dr --docker-repo DOCKER_REPO |
 --adaptive-target | --adaptive-decay | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT |

@@ -30,6 +30,7 @@ class LoadOptions:
     cpu_strict_batch: int | None = None
     prio_batch: int | None = None
     gpu_layers: int = -1  # -1: all that fit
+    rpc: list[str] = field(default_factory=list)  # HOST:PORT of RPC servers, whose devices come before all others
     devices: list[str] | None = None  # names; ["none"]: only the CPU; None: all
     split_mode: str = "layer"  # none | layer | row | tensor
     tensor_split: list[float] = field(default_factory=list)  # proportions of the devices; none: by their free memory
