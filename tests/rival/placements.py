@@ -1,4 +1,5 @@
-"""Ways to place a model on two RPC devices, for llama-server and for fastrouter: what each logs of its buffers, and what it says.
+"""Ways to place a model on two RPC devices, for llama-server and for fastrouter: what each logs of its buffers, and what it says. Buffers
+for intermediate results are left out: fastrouter's have room for the probabilities of a prompt's tokens.
 
 python tests/rival/placements.py --rival PATH records llama-server's (b11434 built with -DGGML_RPC=ON) in recorded/placements.json; the
 RPC workers are fastrouter's for both.
@@ -21,22 +22,22 @@ from rival import BUILD, Case, ask
 from rpc_workers import rpc_worker
 
 PLACEMENTS: dict[str, list[str]] = {
-    "all devices": [],
-    "all layers, by shares": ["-ngl", "99", "-ts", "3,1"],
-    "some layers": ["-ngl", "10", "-ts", "1,1"],
-    "no layer": ["-ngl", "0"],
-    "one device": ["-dev", "RPC1"],
-    "the other order": ["-dev", "RPC1,RPC0", "-ts", "2,1"],
-    "no device": ["-dev", "none"],
-    "a main device": ["-sm", "none", "-mg", "1"],
-    "the cache on the host": ["-nkvo", "-ts", "1,1"],
-    "tensors on the host": ["-ts", "1,1", "-ot", r"blk\.[0-4]\.ffn_.*=CPU,output_norm=CPU"],
-    "tensors on a device": ["-ts", "1,0", "-ot", r"ffn_up=RPC0[SECOND]"],
-    "dense layers on the host": ["-ts", "1,1", "-ncffn", "12"],
+    "all-devices": [],
+    "all-layers-by-shares": ["-ngl", "99", "-ts", "3,1"],
+    "some-layers": ["-ngl", "10", "-ts", "1,1"],
+    "no-layer": ["-ngl", "0"],
+    "one-device": ["-dev", "RPC1"],
+    "the-other-order": ["-dev", "RPC1,RPC0", "-ts", "2,1"],
+    "no-device": ["-dev", "none"],
+    "a-main-device": ["-sm", "none", "-mg", "1"],
+    "the-cache-on-the-host": ["-nkvo", "-ts", "1,1"],
+    "tensors-on-the-host": ["-ts", "1,1", "-ot", r"blk\.[0-4]\.ffn_.*=CPU,output_norm=CPU"],
+    "tensors-on-a-device": ["-ts", "1,0", "-ot", r"ffn_up=RPC0[SECOND]"],
+    "dense-layers-on-the-host": ["-ts", "1,1", "-ncffn", "12"],
 }
 SHARED = ["-c", "1024", "-np", "1", "-t", "1", "-fit", "off", "-lv", "4"]
 ASKED = {"prompt": "The capital of France is", "n_predict": 24, "temperature": 0, "seed": 1, "cache_prompt": False}
-_BUFFER = re.compile(r"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
+_BUFFER = re.compile(r"(\S+) +(model|KV|output) buffer size = +([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
 
 

@@ -4,6 +4,7 @@ Its answers are recorded (recorded/placements.json, made by placements.py).
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def server(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory,
     lines = []
     for name in PLACEMENTS:
         words = flags_of(name, endpoints)
-        lines += [f"[{name.replace(',', '')}]", f"model = {smollm2}"]
+        lines += [f"[{name}]", f"model = {smollm2}"]
         lines += [f"{flag.lstrip('-')} = {value}" for flag, value in _pairs(words)]
     preset.write_text("\n".join(lines) + "\n")
     return module_router("--models-preset", str(preset), "--models-max", "1", *SHARED)
@@ -58,23 +59,22 @@ def theirs() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_placed_as_llama_server(name: str, server: Router, endpoints: list[str], theirs: dict[str, Any]) -> None:
-    model = name.replace(",", "")
-    text = server.post("/completion", {**ASKED, "model": model}).json["content"]
-    ours = placed(server.get(f"/models/logs?model={model}").body.decode(), endpoints)
+    text = server.post("/completion", {**ASKED, "model": name}).json["content"]
+    log = server.get(f"/models/logs?model={name}").body.decode()
+    ours = placed(log, endpoints)
     assert ours["layers"] == theirs[name]["layers"]
     assert ours["buffers"] == theirs[name]["buffers"]
     assert text == theirs[name]["text"]
 
+    check_counted(server, name, log, endpoints)
 
-@pytest.mark.parametrize("name", PLACEMENTS)
-def test_the_router_counts_what_is_where(name: str, server: Router, endpoints: list[str], theirs: dict[str, Any]) -> None:
-    model = name.replace(",", "")
-    server.load(model)
-    need = server.post("/models/plan", {"model": model}).json["need"]
+
+def check_counted(server: Router, name: str, log: str, endpoints: list[str]) -> None:
+    """The router counts for each device what llama.cpp has allocated there."""
+    need = server.post("/models/plan", {"model": name}).json["need"]
     expected: dict[str, float] = {}
-    for buffer, mib in theirs[name]["buffers"].items():
-        for number, endpoint in enumerate(endpoints):
-            if f"SERVER{number}" in buffer:
-                expected[f"RPC0[{endpoint}]"] = expected.get(f"RPC0[{endpoint}]", 0.0) + mib
+    for buffer, mib in re.findall(r"(RPC0\S+) +\w+ buffer size = +([\d.]+) MiB", log):
+        expected[buffer] = expected.get(buffer, 0.0) + float(mib)
     assert {device: num_bytes / MIB for device, num_bytes in need["devices"].items()} == pytest.approx(expected, abs=0.1)
     assert need["device_bytes"] == sum(need["devices"].values())
+    assert set(need["devices"]) <= {f"RPC0[{endpoint}]" for endpoint in endpoints}
