@@ -21,6 +21,10 @@ def serve(arguments: list[str]) -> int:
             from fastrouter.hub.before_start import fetch_named  # most starts do without
 
             config = fetch_named(config)
+        if config.list_devices:
+            from fastrouter.cli.devices import list_devices  # loads llama.cpp
+
+            return list_devices(config)
         check_adapters(config)
         os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
         return _run(config, Launched(FORK_SERVER_COMMAND, environment_of(os.environ, config.poll)))
