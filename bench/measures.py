@@ -83,6 +83,15 @@ HOT = Section(
         "hot_stay_135m_s": _ms("staying on SmolLM2-135M", 0.75),
     },
 )
+PICTURES = Section(
+    "Pictures: time to the first token",
+    "one request without a picture",
+    {
+        "picture_new_s": _ms("a new picture of 256 tokens, SmolLM2-135M with a projector of random weights"),
+        "picture_next_turn_s": _ms("the next turn of its conversation"),
+        "picture_elsewhere_s": _ms("the same picture in another conversation"),
+    },
+)
 TOKENS = Section(
     "Tokens per second",
     "one request to each model",
@@ -139,5 +148,5 @@ ROUTER = Section(
         "scripted_512_lockstep_tokens_per_s": _rate("512 streams in lockstep: every token is an event and a write"),
     },
 )
-SECTIONS = (SWITCHES, LARGE, HOT, TOKENS, MANY, ROUTER)
+SECTIONS = (SWITCHES, LARGE, HOT, PICTURES, TOKENS, MANY, ROUTER)
 MEASURES: dict[str, Measure] = {name: measure for section in SECTIONS for name, measure in section.measures.items()}

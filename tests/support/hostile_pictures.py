@@ -160,9 +160,11 @@ def _sizes(random: Random) -> bytes:
 
 def zeros(num_bytes: int) -> bytes:
     """A zlib stream of at least so many zeros, a thousandth as long."""
+    num_blocks = -(-num_bytes >> 20)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return b"\x78\xda" + block * -(-num_bytes >> 20) + b"\x03\0" + bytes(4)
+    check_sum = ((num_blocks << 20) % 65521) << 16 | 1  # Adler's, of zeros
+    return b"\x78\xda" + block * num_blocks + b"\x03\0" + struct.pack(">I", check_sum)
 
 
 def png_of_zeros(width: int, height: int, depth: int, color: int, num_bytes: int, *, is_interlaced: bool = False) -> bytes:
