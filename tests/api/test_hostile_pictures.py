@@ -27,7 +27,7 @@ NUM_CLIENTS = 3
 SEED = 17
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 STREAM = {"model": "sees", "messages": [{"role": "user", "content": "the cat"}], "max_tokens": 1500, "temperature": 0, "stream": True}
-WORKER_GROWS_MIB, ROUTER_GROWS_MIB = 48, 24  # at most, from the first part of the files to the last
+WORKER_GROWS_MIB, ROUTER_GROWS_MIB = 32, 24  # at most, from the first part of the files to the last
 PEAK_MIB = 1200 if IS_ALL else 500  # a picture of 50 million pixels takes a few times 150 MB while it is decoded
 # As many pixels and bytes as are decoded.
 LARGE = (png_of_zeros(7000, 7000, 8, 2, 7000 * 21001), png_of_zeros(4000, 4000, 16, 6, 4000 * 32001)) if IS_ALL else ()
