@@ -24,9 +24,10 @@ run: install $(VENV)/.demo
 test: install $(VENV)/.demo $(VENV)/.test $(VENV)/.browser $(VENV)/.templates $(VENV)/.ai_sdk build/instructor
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Every bad value in every field, and many inputs made from /openapi.json: minutes.
+# Every bad value in every field, many inputs made from /openapi.json, and 2,000 broken or harmful pictures: minutes.
 fuzz-api: install $(VENV)/.test
-	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/api/test_every_field.py tests/api/test_described_api.py
+	FASTROUTER_FIELDS=all FASTROUTER_API_EXAMPLES=500 FASTROUTER_PICTURES=2000 $(BIN)/python -m pytest -n 2 --timeout 3600 \
+	    tests/api/test_every_field.py tests/api/test_described_api.py tests/api/test_hostile_pictures.py
 
 # llama.cpp's own server tests, against fastrouter with tiny models. SOURCE: a source tree of llama.cpp, if not the one that pip fetches.
 llama-cpp-tests: install $(VENV)/.test

@@ -94,6 +94,15 @@ HOT = Section(
         "hot_stay_135m_s": _ms("staying on SmolLM2-135M", 0.75),
     },
 )
+PICTURES = Section(
+    "Pictures: time to the first token",
+    "one request without a picture",
+    {
+        "picture_new_s": _ms("a new picture of 256 tokens, SmolLM2-135M with a projector of random weights"),
+        "picture_next_turn_s": _ms("the next turn of its conversation"),
+        "picture_elsewhere_s": _ms("the same picture in another conversation"),
+    },
+)
 TOKENS = Section(
     "Tokens per second",
     "one request to each model",
@@ -166,5 +175,5 @@ FLOORS = Section(
         "floor_135m_1_tokens_per_s": _rate("the same, SmolLM2-135M, 1 stream"),
     },
 )
-SECTIONS = (SWITCHES, LARGE, DEVICES, HOT, TOKENS, MANY, ROUTER, FLOORS)
+SECTIONS = (SWITCHES, LARGE, DEVICES, HOT, PICTURES, TOKENS, MANY, ROUTER, FLOORS)
 MEASURES: dict[str, Measure] = {name: measure for section in SECTIONS for name, measure in section.measures.items()}

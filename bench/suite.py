@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import devices, floors, large, phases, scale, scenarios
+from bench import devices, floors, large, phases, pictures, scale, scenarios
 from bench.others import LLAMA_SWAP, OLLAMA
 from bench.running import Samples
 from fastrouter.cli.bench.servers import OURS, RIVAL
@@ -39,6 +39,7 @@ SCENARIOS: dict[str, Scenario] = {
     "storm": Scenario(scenarios.storm),
     "large": Scenario(large.large),
     "devices": Scenario(devices.on_rpc_devices),
+    "pictures": Scenario(pictures.pictures),
     "mixed": Scenario(scale.mixed),
     "catalogue": Scenario(scale.catalogue),
     "requests": Scenario(scale.router_requests),

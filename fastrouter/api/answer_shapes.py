@@ -92,7 +92,7 @@ _MODEL = _has(
     owned_by=_TEXT,
     created=_WHOLE,
     status=_has({"error": _TEXT, "failed": _SWITCH}, value=_TEXT, args=_list(_TEXT)),
-    architecture=_has(input_modalities=_list(_TEXT), output_modalities=_list(_TEXT)),
+    architecture=_has({"image_size": _WHOLE}, input_modalities=_list(_TEXT), output_modalities=_list(_TEXT)),
     source=_TEXT,
     can_remove=_SWITCH,
 )

@@ -87,6 +87,7 @@ class Header:
     chat_template: str | None  # also None when it is too long to keep
     sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # default values of requests, by the names of their fields
     matrices: dict[str, int] = field(default_factory=dict, hash=False)  # bytes of the matrices that llama.cpp may repack, by kind and type
+    image_size: int | None = None  # of a projector: the side of the one square that it makes of every picture
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -202,7 +203,9 @@ _KEPT = (
     "tokenizer.ggml.prefix_token_id",
     "clip.has_vision_encoder",
     "clip.has_audio_encoder",
+    *("clip.projector_type", "clip.vision.projector_type", "clip.vision.image_size", "clip.vision.image_grid_pinpoints"),
 )
+_ONE_SIZE = ("mlp", "ldp", "ldpv2", "gemma3")  # projectors that make one square of every picture, unless they have grid points
 _KEPT_OF_ARCHITECTURE = (
     ".context_length", ".embedding_length", ".block_count", ".attention.head_count", ".attention.head_count_kv", ".vocab_size",
     ".pooling_type", ".rope.dimension_sections",
@@ -299,6 +302,11 @@ def _read_tensors(reader: _Reader, count: int, alignment: int, matrices: dict[st
     return num_values, num_bytes
 
 
+def _makes_one_square(values: dict[str, Any]) -> bool:
+    kind = values.get("clip.vision.projector_type", values.get("clip.projector_type"))
+    return kind in _ONE_SIZE and "clip.vision.image_grid_pinpoints" not in values
+
+
 def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_bytes: int) -> Header:
     architecture = values.get("general.architecture")
     if architecture is None and values.get("split.no"):
@@ -336,6 +344,7 @@ def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_b
         has_chat_template="tokenizer.chat_template" in values,
         chat_template=template if isinstance(template, str) else None,
         sampling=defaults_of(values.get),
+        image_size=number("clip.vision.image_size") if _makes_one_square(values) else None,
     )
 
 

@@ -109,6 +109,7 @@ class Finish:
     num_busy_decodes: int = 0  # those while this request had a slot
     num_guesses: int = 0  # of speculative decoding; each was tried in one decode
     timings: Timings = field(default_factory=dict)
+    media_tokens: list[int] = field(default_factory=list)  # of each picture in the prompt
     tokens: list[int] = field(default_factory=list)  # when they were asked for
     prompt: str = ""  # when the request is verbose
     generation_settings: dict[str, Any] = field(default_factory=dict)  # when the request is verbose
@@ -143,6 +144,7 @@ class Finish:
             num_busy_decodes=count_of(values, "num_busy_decodes"),
             num_guesses=count_of(values, "num_guesses"),
             timings=_timings(values),
+            media_tokens=_counts(values, "media_tokens"),
             tokens=_list(values, "tokens"),
             prompt=_text(values, "prompt"),
             generation_settings=settings if type(settings) is dict else {},
@@ -192,6 +194,10 @@ def _text(values: dict[str, Any], name: str) -> str:
 def _list(values: dict[str, Any], name: str) -> list[Any]:
     value = values.get(name)
     return value if type(value) is list else []
+
+
+def _counts(values: dict[str, Any], name: str) -> list[int]:
+    return [value for value in _list(values, name) if type(value) is int and 0 <= value <= MAX_COUNT]
 
 
 def _timings(values: dict[str, Any]) -> Timings:

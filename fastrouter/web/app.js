@@ -4,6 +4,7 @@ import { api } from "./lib/api.js";
 import { PasteLimit } from "./chat/attachments.js";
 import { Chat, canChat } from "./chat/chat.js";
 import { Composer } from "./chat/composer.js";
+import { costOf } from "./chat/media_costs.js";
 import { Naming } from "./chat/naming.js";
 import { ServerTools } from "./chat/server_tools.js";
 import { editSettings, SAMPLING_NAMES } from "./chat/settings.js";
@@ -97,6 +98,7 @@ const acts = {
     if (HAS_KEYBOARD.matches) composer.focus();
   },
   serverTools,
+  media: store.media,
   openRoom: () => panels.room.toggle(true),
   fileOf: (id) => (models.get(id) ? fileOf(models.get(id)) : null),
   regenerateWith: async (message) => {
@@ -123,7 +125,7 @@ const panels = {};
 let room = null; // imported when it is first opened
 const welcome = new Welcome(models, chat, { onPick: (id) => pick(id, false), openAll: () => picker.open(), openRoom: () => panels.room.toggle(true), askAgain });
 const thread = new Thread(at("thread"), chat, acts, welcome, () => HAS_KEYBOARD.matches && composer.focus());
-const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), editLast: () => thread.editLast(), openSettings: () => openSettings(), pastes });
+const composer = new Composer(at("composer"), chat, { contextOf: (model) => defaults.contextOf(model), costOf: (...medium) => costOf(api, ...medium), editLast: () => thread.editLast(), openSettings: () => openSettings(), pastes });
 new Sidebar(at("sidebar"), chat, store, () => {
   if (panels.sidebar.isDrawer) panels.sidebar.close();
   composer.focus();
@@ -150,6 +152,7 @@ setTimeout(openRoom, 1500); // so that it opens immediately, and has seen what h
 
 // ---------------------------------------------------------------- events
 
+store.media.onLost = (error) => notify(`This browser has no room for a picture or sound, so it is lost when the page is closed: ${error.message}`);
 store.addEventListener("foreign", ({ detail: id }) => {
   if (id === chat.conversation.id && !chat.isAnswering) chat.open(chat.conversation); // what another tab has done to it
 });

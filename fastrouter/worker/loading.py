@@ -32,6 +32,7 @@ from fastrouter.worker.process.confine import confine
 from fastrouter.worker.process.courtesy import Courtesy
 from fastrouter.worker.process.footprint import Footprint
 from fastrouter.worker.process.spare import Spare
+from fastrouter.worker.process.warm_heap import return_large_blocks
 from fastrouter.worker.speculation.draft_model import Draft
 from fastrouter.worker.speculation.speculation import Speculation
 from fastrouter.worker.text.prompts import Prompts
@@ -188,6 +189,7 @@ class Loader:
             pictures = prompts.pictures = Pictures(projector, context.n_batch, self._wake)
             if not context.is_embedding:
                 engine.see(pictures)
+            return_large_blocks()
         return LoadedModel(
             self._load,
             model,

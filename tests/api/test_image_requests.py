@@ -11,10 +11,10 @@ import pytest
 from conftest import Answer, Router, StartRouter, eventually, text_of
 from PIL import Image
 from tiny_models import make_llama
-from tiny_projectors import GEMMA3_TOKENS, data_url, image_part, make_gemma3, picture, png
+from tiny_projectors import GEMMA3_TOKENS, IMAGE_SIZE, data_url, image_part, make_gemma3, picture, png
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-FILE = png(picture(1))
+FILE, OTHER = png(picture(1)), png(picture(2))
 URL = data_url(FILE)
 SOURCE = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(FILE).decode()}
 WORDS = "the cat is"
@@ -85,6 +85,10 @@ def test_every_api_shows_the_same_picture(server: Router) -> None:
     assert said("/v1/chat/completions", blind) not in texts.values()
     usage = chat(server, image_part(FILE)).json["usage"]
     assert usage["prompt_tokens"] > GEMMA3_TOKENS
+    for files, tokens in (([FILE], [GEMMA3_TOKENS]), ([FILE, OTHER, FILE], [GEMMA3_TOKENS] * 3)):
+        details = chat(server, *map(image_part, files)).json["usage"]["prompt_tokens_details"]
+        assert details["media_tokens"] == tokens
+    assert "media_tokens" not in chat(server, {"type": "text", "text": "a"}).json["usage"]["prompt_tokens_details"]
 
 
 def test_what_it_can_do_is_said_everywhere(server: Router) -> None:
@@ -96,6 +100,7 @@ def test_what_it_can_do_is_said_everywhere(server: Router) -> None:
         assert server.get("/props?model=blind").json["modalities"]["vision"] is False
         entry = server.get("/v1/models/sees").json
         assert entry["architecture"]["input_modalities"] == ["text", "image"]
+        assert entry["architecture"]["image_size"] == IMAGE_SIZE
         assert "vision" in entry["capabilities"]
         assert "vision" in server.post("/api/show", {"model": "sees"}).json["capabilities"]
         assert "vision" not in server.post("/api/show", {"model": "blind"}).json["capabilities"]

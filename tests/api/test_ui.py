@@ -59,6 +59,7 @@ def test_nothing_foreign_nothing_inline_no_frame_around_it(served: Router) -> No
     headers = served.get("/").headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy.pop("img-src") == "'self' data: blob:"
+    assert policy.pop("media-src") == "'self' blob:"
     assert {name for name, sources in policy.items() if sources == "'self'"} == {"script-src", "style-src", "connect-src", "font-src"}
     assert {name for name, sources in policy.items() if sources == "'none'"} == {
         "default-src",
@@ -67,6 +68,7 @@ def test_nothing_foreign_nothing_inline_no_frame_around_it(served: Router) -> No
         "frame-ancestors",
     }
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert headers["permissions-policy"].startswith("camera=(self), microphone=(self), geolocation=()")
 
 
 @pytest.mark.parametrize("path", sorted(str(path.relative_to(WEB)) for path in WEB.rglob("*") if path.is_file()))

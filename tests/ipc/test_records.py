@@ -17,6 +17,7 @@ NAMES = sorted({field.name for cls in RECORDS for field in fields(cls)} | {"clas
 FULL = Finish(
     *("word", "stop!", 7, 3, 9, 4, 2, 16, True, 2, 12, 24),
     timings={"prompt_n": 7, "predicted_ms": 1.5},
+    media_tokens=[16, 4],
     tokens=[1, 2],
     prompt="the cat" * 50,
     generation_settings={"seed": 1, "samplers": ["top_k"] * 50},

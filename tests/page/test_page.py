@@ -371,7 +371,7 @@ def test_pictures_are_for_models_that_see_them(scripted: Router, tab: Tab, tmp_p
     page.route(CHAT, lambda route: route.fulfill(content_type="text/event-stream", body=sse(delta(content="a dot"), "[DONE]")))
     with page.expect_request(CHAT) as request:
         ask(page, "what is it?")
-    text, picture = request.value.post_data_json["messages"][0]["content"]
+    picture, text = request.value.post_data_json["messages"][0]["content"]
     assert text == {"type": "text", "text": "what is it?"}
     assert picture["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(PNG).decode()
     assert page.locator(".question img").evaluate("(image) => image.naturalWidth") == 1

@@ -30,6 +30,7 @@ VOLATILE = {
 DIFFERENT = {
     "*timings.queue_ms": "how long it waited for its model, which a router can tell",
     "*timings.load_ms": "how long the load took",
+    "*prompt_tokens_details.media_tokens": "what each picture costs",
     "*generation_settings.lora": "all adapters that were in effect, not only those of the request",
     "json.error.model": "a router's errors say which model they are about",
 }

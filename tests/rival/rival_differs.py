@@ -60,6 +60,7 @@ DIFFERS: dict[str, dict[str, str]] = {
         "json.data.*.meta": "known before the model is loaded",
         "json.data.*.aliases": "the other names, without the id",
         "json.data.*.architecture.input_modalities": NO_VIDEO,
+        "json.data.*.architecture.image_size": KNOWN,
     },
     "*: props*": {
         "json.is_loaded": "props are there without a load",

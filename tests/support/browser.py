@@ -15,7 +15,8 @@ import pytest
 from conftest import REPOSITORY, Router
 
 AXE = REPOSITORY / "build" / "axe.js"
-FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--font-render-hinting=none")
+DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # a camera and a microphone, which pages may use
+FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--font-render-hinting=none", *DEVICES)
 TIMEOUT_MS = 20_000  # for actions that take milliseconds on a quiet machine
 # Conversations are named by the model where a test says so: the request would come between the ones that tests look at.
 NO_NAMES = "try { localStorage['fastrouter.naming'] ??= 'false'; } catch {}"

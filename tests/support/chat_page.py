@@ -28,6 +28,34 @@ def pick(page: Any, name: str) -> None:
     page.keyboard.press("Enter")
 
 
+def let_take(page: Any, name: str, *kinds: str) -> None:
+    """A model of a fake worker takes these: image, audio."""
+
+    def change(route: Any) -> None:
+        answer = route.fetch()
+        listing = answer.json()
+        for model in listing["data"]:
+            if model["id"] == name:
+                model["architecture"]["input_modalities"] = ["text", *kinds]
+        route.fulfill(response=answer, json=listing)
+
+    page.route("**/models", change)
+
+
+def answer_done(page: Any) -> None:
+    page.route(CHAT, lambda route: route.fulfill(content_type="text/event-stream", body=sse(delta(content="done"), "[DONE]")))
+
+
+def parts_sent(page: Any, text: str = "") -> list[dict[str, Any]]:
+    """Of the last message of the request that Enter sends."""
+    page.fill(TEXT, text)
+    with page.expect_request(CHAT) as request:
+        page.press(TEXT, "Enter")
+    page.wait_for_selector(IDLE)
+    content: list[dict[str, Any]] = request.value.post_data_json["messages"][-1]["content"]
+    return content
+
+
 def is_wider_than_window(page: Any) -> bool:
     found: bool = page.evaluate("[document.documentElement, document.querySelector('#main')].some((one) => one.scrollWidth > innerWidth)")
     return found

@@ -21,7 +21,7 @@ from tiny_projectors import GEMMA3_TOKENS, GIF, JPEG, LLAVA_TOKENS, bmp, make_ge
 
 from fastrouter.worker.llama.projector import Embeddings, PictureChunk
 from fastrouter.worker.media import picture_files
-from fastrouter.worker.media.pictures import tokens_of
+from fastrouter.worker.media.pictures import PlacedPicture, tokens_of, tokens_of_each
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 ONE, OTHER = png(picture(1)), png(picture(2, 70, 50))
@@ -251,6 +251,17 @@ def test_tokens_of_pictures() -> None:
     assert max(tokens) < 0
     assert len(set(tokens)) == 64
     assert tokens != tokens_of(("b", 0), 64) != tokens_of(("b", 1), 64)
+
+
+def test_tokens_of_each_file() -> None:
+    def placed(*keys: str) -> list[PlacedPicture]:
+        chunks = [PictureChunk((key[0], int(key[1])), 4, 4, 0, None) for key in keys]  # type: ignore[arg-type]
+        return [PlacedPicture(10 * at, 10 * at + 4 + at, chunk) for at, chunk in enumerate(chunks)]
+
+    assert tokens_of_each(placed("a0", "b0", "a1"), 3) == [4, 5, 6]
+    assert tokens_of_each(placed("a0", "a1", "b0", "b1"), 2) == [9, 13]  # each is cut into two
+    assert tokens_of_each(placed("a0", "a1", "a2", "a3"), 2) == []
+    assert tokens_of_each([], 0) == []
 
 
 # ---------------------------------------------------------------- files

@@ -4,9 +4,12 @@ import subprocess
 import sys
 
 SCRIPT = """
-import ctypes
+import ctypes, os
 from fastrouter.system.machine import available_bytes
-from fastrouter.worker.process.warm_heap import WarmHeap, trim
+from fastrouter.worker.process.warm_heap import WarmHeap, return_large_blocks, trim
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def faults():
     import resource
@@ -31,6 +34,15 @@ nothing = WarmHeap(0)
 assert not nothing.is_cold
 nothing.warm()
 nothing.give()
+for has_returned in (False, True):
+    if has_returned:
+        return_large_blocks()
+    before = resident()
+    large = libc.malloc(ctypes.c_size_t(3 * size))  # no hole of the heap is that large
+    ctypes.memset(large, 1, 3 * size)
+    libc.free(ctypes.c_void_p(large))
+    assert (resident() - before < size) == has_returned, (resident() - before, has_returned)
+    trim()
 """
 
 

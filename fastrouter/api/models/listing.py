@@ -131,7 +131,7 @@ def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
         "owned_by": "llamacpp",
         "created": spec.created,
         "status": status,
-        "architecture": {"input_modalities": list(spec.modalities), "output_modalities": ["text"]},
+        "architecture": {"input_modalities": list(spec.modalities), "output_modalities": ["text"], **_picture_size(spec)},
         "details": {"format": "gguf", "family": spec.header.architecture if spec.header is not None else None},
         "capabilities": list(spec.capabilities),
         "chat_template": spec.has_template,
@@ -140,6 +140,12 @@ def describe(spec: ModelSpec, state: ModelStatus) -> dict[str, Any]:
         "can_remove": spec.can_remove,
         "meta": _meta_of(spec, state.meta),
     }
+
+
+def _picture_size(spec: ModelSpec) -> dict[str, int]:
+    """For clients that make a picture smaller before they send it."""
+    size = spec.projector.image_size if spec.projector is not None and "image" in spec.modalities else None
+    return {} if size is None else {"image_size": size}
 
 
 def _ollama_entry(name: str, *, sees: bool) -> dict[str, Any]:

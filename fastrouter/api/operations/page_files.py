@@ -31,11 +31,16 @@ POLICY = "; ".join(
         "default-src 'none'",
         *(f"{kind} 'self'" for kind in ("script-src", "style-src", "connect-src", "font-src")),
         "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
         *(f"{kind} 'none'" for kind in ("base-uri", "form-action", "frame-ancestors")),
     )
 )
 _SAFETY = b"X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
-_STRICT = f"Content-Security-Policy: {POLICY}\r\nCross-Origin-Resource-Policy: same-origin\r\n".encode()
+# The page asks for the camera and the microphone when their buttons are pressed.
+PERMISSIONS = "camera=(self), microphone=(self), geolocation=(), payment=(), usb=()"
+_STRICT = (
+    f"Content-Security-Policy: {POLICY}\r\nPermissions-Policy: {PERMISSIONS}\r\nCross-Origin-Resource-Policy: same-origin\r\n".encode()
+)
 
 _TEXT = {".html": "html", ".htm": "html", ".css": "css", ".js": "javascript", ".mjs": "javascript", ".txt": "plain", ".md": "markdown"}
 _TYPES = {

@@ -53,6 +53,7 @@ class Usage:
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0  # of these
+    media_tokens: list[int] = field(default_factory=list)  # of each picture in the prompt
 
     def add(self, finish: Finish, *, is_new_prompt: bool) -> None:
         self.completion_tokens += finish.completion_tokens
@@ -60,15 +61,17 @@ class Usage:
         if is_new_prompt:
             self.prompt_tokens += finish.prompt_tokens
             self.cached_tokens += finish.cached_tokens
+            self.media_tokens += finish.media_tokens
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's shape. The details of the completion are included if there was a thought."""
+        """OpenAI's shape. The details of the completion are included if there was a thought, `media_tokens` if there was a picture."""
         thought = {"completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens}} if self.reasoning_tokens else {}
+        media = {"media_tokens": self.media_tokens} if self.media_tokens else {}
         return {
             "completion_tokens": self.completion_tokens,
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.completion_tokens + self.prompt_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens, **media},
             **thought,
         }
 

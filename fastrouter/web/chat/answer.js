@@ -54,6 +54,8 @@ export async function runAnswer(api, id, request, message, { signal, onChange })
   delete message.isThinking;
   if (message.reasoning) message.thought_ms = thoughtOf(message, times);
   message.figures = withStored(finalFigures(state, times), stored, state.timings);
+  const tokens = state.usage?.prompt_tokens_details?.media_tokens;
+  if (tokens) message.media_tokens = tokens;
   onChange();
   return true;
 }

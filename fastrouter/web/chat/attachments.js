@@ -1,12 +1,16 @@
-// What will be sent with the next question: text files, long pastes, pictures. Knows no conversation.
+// What will be sent with the next question: text files, long pastes, pictures, sounds. Knows no conversation.
 // Invariant: what is attached can be sent; everything else is refused with the reason when it is attached.
 
 import { notify } from "../lib/dialogs.js";
 import { h, icon, iconButton } from "../lib/dom.js";
 import { bytesInWords } from "../lib/words.js";
+import { dataUrlOf } from "./media.js";
+import { viewOfMedium } from "./media_view.js";
+import { readPicture } from "./picture_files.js";
+import { readSound } from "./sound_files.js";
 import { bytesOf, labelOf, MAX_FILES_BYTES, readTextFile } from "./text_files.js";
 
-const MAX_PICTURE_BYTES = 5 << 20; // in a request it takes a third more, and a request may have 8 MiB
+const MAX_MEDIA_BYTES = 5_500_000; // of a conversation, which each request sends: a third more as base64, and a request may have 8 MiB
 const PASTED = "Pasted text";
 const STORED = "fastrouter.pasteLength";
 
@@ -30,28 +34,50 @@ export class PasteLimit {
 
 export class Attachments {
   #files = [];
-  #pictures = []; // addresses with the data
-  #model; // () => the model that will get them
+  #media = []; // {medium: {blob, type, ...}, kind, url, view}
+  #num = 0; // of the last one
+  #model;
+  #sentBytes;
+  #costOf;
   #onChange;
+  #onRemove;
   #intoText;
   element = h("div.attachments", { hidden: true });
 
-  /** `intoText(text)` puts a paste into the written text. */
-  constructor({ model, onChange, intoText }) {
+  /** `model()`: {id, seesPictures, hearsSounds, pictureSize} of the one that will get them. `sentBytes()`: of the pictures and sounds of
+   * the conversation. `costOf(kind, data URL)`: tokens, or null. `intoText(text)` puts a paste into the written text. `onRemove()`:
+   * the button that was pressed is gone. */
+  constructor({ model, sentBytes, costOf, onChange, onRemove, intoText }) {
     this.#model = model;
+    this.#sentBytes = sentBytes;
+    this.#costOf = costOf;
     this.#onChange = onChange;
+    this.#onRemove = onRemove;
     this.#intoText = intoText;
   }
 
   get isEmpty() {
-    return !this.#files.length && !this.#pictures.length;
+    return !this.#files.length && !this.#media.length;
   }
 
-  /** {files, pictures}, which are not attached any more. */
+  /** Of what is attached: picture, sound. */
+  get kinds() {
+    return this.#media.map(({ kind }) => kind);
+  }
+
+  #takes(kind) {
+    const model = this.#model();
+    return Boolean(kind === "sound" ? model?.hearsSounds : model?.seesPictures);
+  }
+
+  /** {images, sounds, files}, which are not attached any more. */
   take() {
-    const taken = { files: this.#files, pictures: this.#model()?.seesPictures ? this.#pictures : [] };
+    const of = (kind) => this.#media.filter((each) => each.kind === kind).map(({ medium }) => medium);
+    const taken = { images: of("picture"), sounds: of("sound"), files: this.#files };
+    for (const { url } of this.#media) URL.revokeObjectURL(url);
     this.#files = [];
-    this.#pictures = [];
+    this.#media = [];
+    this.#num = 0;
     this.#changed();
     return taken;
   }
@@ -59,12 +85,18 @@ export class Attachments {
   async add(files) {
     for (const file of files) {
       try {
-        await (file.type.startsWith("image/") && file.type !== "image/svg+xml" ? this.#addPicture(file) : this.#addFile(await readTextFile(file)));
+        await this.#add(file);
       } catch (error) {
         notify(error.message);
       }
     }
     this.#changed();
+  }
+
+  async #add(file) {
+    if (file.type.startsWith("image/") && file.type !== "image/svg+xml") await this.#addMedium(file, "picture");
+    else if (file.type.startsWith("audio/")) await this.#addMedium(file, "sound");
+    else this.#addFile(await readTextFile(file));
   }
 
   addPaste(text) {
@@ -83,39 +115,53 @@ export class Attachments {
     this.#files.push(file);
   }
 
-  async #addPicture(file) {
+  async #addMedium(file, kind) {
     const model = this.#model();
-    if (!model?.seesPictures) throw new Error(`${model?.id ?? "This model"} cannot see pictures`);
-    if (file.size > MAX_PICTURE_BYTES) throw new Error(`${file.name} is larger than ${MAX_PICTURE_BYTES >> 20} MB: send a smaller picture`);
-    this.#pictures.push(await addressOf(file));
+    if (!this.#takes(kind)) throw new Error(`${model?.id ?? "This model"} cannot ${kind === "sound" ? "hear sounds" : "see pictures"}: choose a model that can`);
+    const { blob, ...facts } = kind === "sound" ? await readSound(file) : await readPicture(file, model.pictureSize);
+    const total = [...this.#media.map(({ medium }) => medium.blob.size), blob.size].reduce((sum, bytes) => sum + bytes, this.#sentBytes());
+    if (total > MAX_MEDIA_BYTES) throw new Error(`${file.name} is not attached: the pictures and sounds of a conversation may have ${bytesInWords(MAX_MEDIA_BYTES)}. Begin a new chat`);
+    const each = { medium: { blob, type: blob.type, ...facts }, kind, url: URL.createObjectURL(blob) };
+    each.view = this.#viewOf(each);
+    this.#media.push(each);
+    this.#learnCost(each);
+  }
+
+  #viewOf(each) {
+    this.#num += 1;
+    const label = `${each.kind} ${this.#num}`;
+    const remove = () => {
+      URL.revokeObjectURL(each.url);
+      this.#remove(this.#media, each);
+    };
+    return viewOfMedium(each.medium, each.url, `Attached ${label}`, iconButton("close", `Remove ${label}`, remove, { class: "icon-button small" }));
+  }
+
+  async #learnCost({ medium, kind, view }) {
+    const tokens = await this.#costOf(kind, await dataUrlOf(medium.blob));
+    if (!tokens) return;
+    medium.tokens = tokens;
+    view.update();
+  }
+
+  #remove(list, each) {
+    list.splice(list.indexOf(each), 1);
+    this.#changed();
+    this.#onRemove();
   }
 
   #changed() {
     this.element.hidden = this.isEmpty;
-    this.element.replaceChildren(...this.#pictures.map((url, at) => this.#pictureChip(url, at)), ...this.#files.map((file) => this.#fileChip(file)));
+    this.element.replaceChildren(...this.#media.map(({ view }) => view.element), ...this.#files.map((file) => this.#fileChip(file)));
     this.#onChange();
   }
 
-  #pictureChip(url, at) {
-    const remove = () => { this.#pictures.splice(at, 1); this.#changed(); };
-    return h("span.picture", {}, h("img", { src: url, alt: `Picture ${at + 1}` }), iconButton("close", `Remove picture ${at + 1}`, remove, { class: "icon-button small" }));
-  }
-
   #fileChip(file) {
-    const remove = () => { this.#files.splice(this.#files.indexOf(file), 1); this.#changed(); };
+    const remove = () => this.#remove(this.#files, file);
     const unfold = () => { remove(); this.#intoText(file.text); };
     const label = file.isPasted
       ? h("button.quiet", { type: "button", "data-tip": "Put it into the text, to read or change it", onclick: unfold }, icon("clip"), labelOf(file))
       : h("span.file-name", {}, icon("clip"), labelOf(file));
     return h("span.file", {}, label, iconButton("close", `Remove ${file.name}`, remove, { class: "icon-button small" }));
   }
-}
-
-function addressOf(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
 }

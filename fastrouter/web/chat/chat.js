@@ -4,6 +4,7 @@
 import { hasNoTemplate, stateOf } from "../models.js";
 import { runAnswer } from "./answer.js";
 import * as tree from "./conversation.js";
+import { filled } from "./media_parts.js";
 import { readTools } from "./tools.js";
 
 const MODEL_NAME = "fastrouter.model";
@@ -100,16 +101,18 @@ export class Chat extends EventTarget {
 
   // ------------------------------------------------------------ messages
 
-  send(content, { pictures = [], files = [] } = {}) {
+  /** `attached`: {images, sounds, files}; the first two have a `blob` each. */
+  send(content, { images = [], sounds = [], files = [] } = {}) {
     const { conversation } = this;
     const parent = tree.pathOf(conversation).at(-1)?.id ?? null;
-    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...(pictures.length ? { images: pictures } : {}), ...(files.length ? { files } : {}) }));
+    const kept = (media) => media.map((medium) => this.#store.media.keep(medium));
+    this.#ask(tree.addMessage(conversation, parent, { role: "user", content, ...withoutEmpty({ images: kept(images), sounds: kept(sounds), files }) }));
   }
 
   /** A sibling with another text; the messages below the old one stay. */
   edit(message, content) {
-    const { images, files } = message;
-    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...(images ? { images } : {}), ...(files ? { files } : {}) }));
+    const { images = [], sounds = [], files = [] } = message;
+    this.#ask(tree.addMessage(this.conversation, message.parent, { role: "user", content, ...withoutEmpty({ images, sounds, files }) }));
   }
 
   /** Results of the tools that `message` calls; the answer continues below them. Other results of the same calls are a sibling. */
@@ -155,7 +158,9 @@ export class Chat extends EventTarget {
   }
 
   async #answer(question, model, place = {}, conversation = this.conversation) {
-    const request = { model, messages: tree.promptOf(conversation, question), ...requestFieldsOf(conversation.sampling, this.toolsOf(conversation.sampling)) };
+    const messages = tree.promptOf(conversation, question, abilitiesOf(this.#models.get(model)));
+    const fields = requestFieldsOf(conversation.sampling, this.toolsOf(conversation.sampling));
+    const request = async () => ({ model, messages: await filled(messages, this.#store.media), ...fields });
     const message = tree.addMessage(conversation, question.id, { role: "assistant", model, isUnfinished: true, ...place });
     if (conversation === this.conversation) sessionStorage.setItem(OPEN_NAME, conversation.id);
     await this.#run(conversation, message, request);
@@ -173,7 +178,7 @@ export class Chat extends EventTarget {
     for (const { conversation, message } of resumed) this.#run(conversation, message, null);
   }
 
-  /** `request` null: it is running already. */
+  /** `request()` resolves with the body; null: it is running already. */
   async #run(conversation, message, request) {
     const controller = new AbortController();
     this.#running.set(message.id, controller);
@@ -182,7 +187,7 @@ export class Chat extends EventTarget {
     this.#tell("running");
     let saved = performance.now();
     const id = tree.streamIdOf(conversation, message);
-    const isKnown = await runAnswer(this.#api, id, request, message, {
+    const isKnown = await runAnswer(this.#api, id, request && (await request()), message, {
       signal: controller.signal,
       onChange: () => {
         this.#tell("progress", message);
@@ -193,6 +198,7 @@ export class Chat extends EventTarget {
     });
     this.#running.delete(message.id);
     if (isKnown) delete message.isUnfinished;
+    this.#noteCosts(conversation, message);
     tree.touch(conversation);
     if (conversation.messages[message.id]) this.#save(conversation);
     this.#tell("ended", message);
@@ -203,6 +209,14 @@ export class Chat extends EventTarget {
         return this.#name(conversation, message);
       });
     }
+  }
+
+  /** The server says for each picture and sound of the prompt how many tokens it had. */
+  #noteCosts(conversation, { parent, media_tokens: tokens = [] }) {
+    const media = tree.mediaAbove(conversation, conversation.messages[parent]);
+    if (!media.length || media.length !== tokens.length) return;
+    media.forEach((medium, at) => { medium.tokens = tokens[at]; });
+    this.#tell("changed");
   }
 
   async #name(conversation, answer) {
@@ -258,7 +272,15 @@ export function canChat(model) {
   return !capabilities.includes("embedding") && !capabilities.includes("rerank");
 }
 
-export const canSee = (model) => model?.architecture?.input_modalities?.includes("image") ?? false;
+const takes = (model, kind) => model?.architecture?.input_modalities?.includes(kind) ?? false;
+
+export const canSee = (model) => takes(model, "image");
+
+export const canHear = (model) => takes(model, "audio");
+
+const abilitiesOf = (model) => ({ sees: canSee(model), hears: canHear(model) });
+
+const withoutEmpty = (lists) => Object.fromEntries(Object.entries(lists).filter(([, list]) => list.length));
 
 /** A model whose abilities are not known is allowed. */
 export const canCall = (model) => !model?.capabilities || model.capabilities.includes("tools");

@@ -2,6 +2,7 @@
 // Roles: user, assistant, and tool, whose `results` belong to its parent's `toolCalls`, in the same order.
 // Knows no page, no model and no storage. Invariant: every message except the first ones has a parent; `chosen` names the child that is shown.
 
+import { isSound, mediaOf, partsOfMedia } from "./media_parts.js";
 import { partOf } from "./text_files.js";
 
 const ROOT = "";
@@ -22,7 +23,7 @@ export function addMessage(conversation, parent, fields) {
   conversation.messages[message.id] = message;
   conversation.chosen[parent ?? ROOT] = message.id;
   touch(conversation);
-  if (!conversation.title && message.role === "user") conversation.title = titleOf(message.content || filesInWords(message));
+  if (!conversation.title && message.role === "user") conversation.title = titleOf(message.content || attachedInWords(message));
   return message;
 }
 
@@ -80,17 +81,26 @@ export function removeMessage(conversation, message) {
   else delete conversation.chosen[message.parent ?? ROOT];
 }
 
-/** The messages of a request that is answered below `message`. Questions without an answer are left out: templates need alternating turns. */
-export function promptOf(conversation, message) {
-  const path = [];
-  for (let at = message; at; at = conversation.messages[at.parent]) path.unshift(at);
+/** The messages of a request that is answered below `message`, by a model with these `abilities` ({sees, hears}). Pictures and sounds get
+ * their bytes later. Questions without an answer are left out: templates need alternating turns. */
+export function promptOf(conversation, message, abilities) {
+  const path = pathTo(conversation, message);
   const prompt = path.flatMap((each, at) => {
     if (each.role === "tool") return resultsOf(path[at - 1], each.results);
     if (each.role === "assistant") return answerOf(each, path[at + 1]);
-    return at + 1 === path.length || hasSaid(path[at + 1]) ? [{ role: "user", content: partsOf(each) }] : [];
+    return at + 1 === path.length || hasSaid(path[at + 1]) ? [{ role: "user", content: partsOf(each, abilities) }] : [];
   });
   return conversation.system ? [{ role: "system", content: conversation.system }, ...prompt] : prompt;
 }
+
+function pathTo(conversation, message) {
+  const path = [];
+  for (let at = message; at; at = conversation.messages[at.parent]) path.unshift(at);
+  return path;
+}
+
+/** All pictures and sounds that an answer below `message` is told of. */
+export const mediaAbove = (conversation, message) => pathTo(conversation, message).flatMap(mediaOf);
 
 /** The arguments of an incomplete call cannot be read. */
 export function isWhole(call) {
@@ -119,14 +129,17 @@ function resultsOf({ toolCalls = [] }, results) {
   return given.filter(({ call }) => isWhole(call)).map(({ call, content }) => ({ role: "tool", tool_call_id: call.id, name: call.name, content }));
 }
 
-/** The files come first: they stay the same when the question is changed, so that the model need not read them again. */
-function partsOf({ content, images = [], files = [] }) {
-  if (!images.length && !files.length) return content;
-  const pictures = images.map((url) => ({ type: "image_url", image_url: { url } }));
-  return [...files.map(partOf), ...(content ? [{ type: "text", text: content }] : []), ...pictures];
+/** The text comes last: the rest stays the same when the question is changed, so that the model need not read it again. */
+function partsOf(message, abilities) {
+  const { content, files = [] } = message;
+  const before = [...files.map(partOf), ...partsOfMedia(message, abilities)];
+  return before.length ? [...before, ...(content ? [{ type: "text", text: content }] : [])] : content;
 }
 
-export const filesInWords = ({ files = [] }) => files.map(({ name }) => name).join(", ");
+export function attachedInWords(message) {
+  const names = (message.files ?? []).map(({ name }) => name);
+  return [...names, ...mediaOf(message).map((medium) => (isSound(medium) ? "Sound" : "Picture"))].join(", ");
+}
 
 /** Of the stream that brings an answer. */
 export const streamIdOf = (conversation, message) => `${conversation.id}::${message.id}`;

@@ -3,19 +3,27 @@
 
 import { newConversation, newId, pathOf } from "./conversation.js";
 import { indented, isJson } from "../lib/json.js";
+import { isSound, mediaOf } from "./media_parts.js";
 import { problemOfSchema } from "./schema.js";
 import { nameOf } from "./text_files.js";
 import { CHOICES, EFFORTS, readTools } from "./tools.js";
 
 const FORMAT = "fastrouter-conversations";
+const MEDIA_KINDS = { images: "data:image/", sounds: "data:audio/" };
+const MEDIA_LISTS = Object.keys(MEDIA_KINDS);
 const ROLES = new Set(["user", "assistant", "tool"]);
 
-export function toJson(conversations) {
-  return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+/** Pictures and sounds are data URLs in it. `media`: {dataUrlOf(id)} */
+export async function toJson(conversations, media) {
+  const whole = structuredClone(conversations);
+  for (const message of whole.flatMap((conversation) => Object.values(conversation.messages))) {
+    for (const list of MEDIA_LISTS) if (message[list]) message[list] = (await Promise.all(message[list].map(({ id }) => media.dataUrlOf(id)))).filter(Boolean);
+  }
+  return JSON.stringify({ format: FORMAT, version: 1, conversations: whole }, null, 1);
 }
 
-/** Throws an Error that says what is wrong with the file. */
-export function fromJson(text) {
+/** Throws an Error that says what is wrong with the file. `media`: {keepUrl(url)} */
+export function fromJson(text, media) {
   let file;
   try {
     file = JSON.parse(text);
@@ -23,10 +31,10 @@ export function fromJson(text) {
     throw new Error(`This is not JSON: ${error.message}`);
   }
   if (file?.format !== FORMAT || !Array.isArray(file.conversations)) throw new Error(`This JSON has no "format": "${FORMAT}"`);
-  return file.conversations.map(readConversation);
+  return file.conversations.map((given, index) => readConversation(given, index, media));
 }
 
-function readConversation(given, index) {
+function readConversation(given, index, media) {
   if (typeof given?.messages !== "object" || given.messages === null) throw new Error(`Conversation ${index + 1} of the file has no messages`);
   const conversation = newConversation({
     title: string(given.title),
@@ -39,14 +47,14 @@ function readConversation(given, index) {
   });
   const given_messages = Object.values(given.messages).filter((message) => ROLES.has(message?.role) && typeof message.id === "string");
   const ids = new Map(given_messages.map((message) => [message.id, newId()]));
-  for (const message of given_messages) conversation.messages[ids.get(message.id)] = readMessage(message, ids);
+  for (const message of given_messages) conversation.messages[ids.get(message.id)] = readMessage(message, ids, media);
   for (const [parent, child] of Object.entries(object(given.chosen))) {
     if (ids.has(child) && (parent === "" || ids.has(parent))) conversation.chosen[ids.get(parent) ?? ""] = ids.get(child);
   }
   return conversation;
 }
 
-function readMessage(given, ids) {
+function readMessage(given, ids, media) {
   const message = {
     id: ids.get(given.id),
     parent: ids.get(given.parent) ?? null,
@@ -58,7 +66,10 @@ function readMessage(given, ids) {
   if (given.reasoning) message.reasoning = string(given.reasoning);
   if (number(given.thought_ms)) message.thought_ms = given.thought_ms;
   if (given.model) message.model = string(given.model);
-  if (Array.isArray(given.images)) message.images = given.images.filter((url) => /^data:image\/[\w+.-]+;base64,/.test(url));
+  for (const list of MEDIA_LISTS) {
+    const kept = (Array.isArray(given[list]) ? given[list] : []).filter((url) => typeof url === "string" && url.startsWith(MEDIA_KINDS[list])).map((url) => media.keepUrl(url));
+    if (kept.some(Boolean)) message[list] = kept.filter(Boolean);
+  }
   const files = (Array.isArray(given.files) ? given.files : []).filter((file) => typeof file?.text === "string" && file.text);
   if (files.length) message.files = files.map(({ name, text }) => ({ name: nameOf(string(name)), text }));
   if (given.pair) message.pair = string(given.pair);
@@ -96,7 +107,8 @@ function partsOf(message) {
   const calls = (message.toolCalls ?? []).map((call) => `Calls \`${call.name}\`:\n\n${fenced(call.arguments)}`);
   const thoughts = message.reasoning && `<details><summary>Reasoning</summary>\n\n${message.reasoning.trim()}\n\n</details>`;
   const files = (message.files ?? []).map(({ name, text }) => `File \`${name}\`:\n\n${fenced(text)}`);
-  return [`## ${message.role === "user" ? "You" : message.model || "Model"}`, thoughts, message.content.trim(), ...files, ...calls];
+  const media = mediaOf(message).map((medium) => (isSound(medium) ? "*(a sound)*" : "*(a picture)*"));
+  return [`## ${message.role === "user" ? "You" : message.model || "Model"}`, thoughts, ...media, message.content.trim(), ...files, ...calls];
 }
 
 function resultsOf(conversation, message) {

@@ -8,6 +8,8 @@ import { copyText } from "./code.js";
 import { RECONNECTING } from "./answer.js";
 import { figuresOf } from "./cost.js";
 import { LiveMarkdown } from "./live_markdown.js";
+import { isSound, mediaOf } from "./media_parts.js";
+import { viewOfMedium } from "./media_view.js";
 import { labelOf } from "./text_files.js";
 import { Thoughts } from "./thoughts.js";
 import { ToolCalls } from "./tool_calls.js";
@@ -16,7 +18,7 @@ const TOO_LONG = "exceed_context_size_error";
 const TOO_LARGE = "exceed_memory_error";
 const LONG_QUESTION = { lines: 18, characters: 1500 };
 
-/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), serverTools, startNew(), openRoom(), fileOf(id)} */
+/** `acts`: {edit(message, text), regenerate(message), regenerateWith(message), retry(message), choose(message, label of the button), giveResults(message, results), serverTools, startNew(), openRoom(), fileOf(id), media} */
 export function viewOf(message, acts) {
   return message.role === "user" ? new QuestionView(message, acts) : new AnswerView(message, acts);
 }
@@ -30,14 +32,15 @@ class QuestionView {
   }
 
   #acts;
+  #media = []; // views
 
   #show() {
     const { message } = this;
-    const pictures = (message.images ?? []).map((url) => h("img", { src: url, alt: "Attached picture" }));
+    this.#media = mediaOf(message).map((medium, at) => viewOfMedium(medium, this.#acts.media.urlOf(medium.id), `Attached ${isSound(medium) ? "sound" : "picture"} ${at + 1}`));
     this.siblings = h("span.siblings");
     this.element.replaceChildren(
       ...[
-        pictures.length ? h("div.pictures", {}, pictures) : "",
+        this.#media.length ? h("div.media", {}, this.#media.map((view) => view.element)) : "",
         message.files?.length ? h("div.attachments", {}, message.files.map(fileOf)) : "",
         message.content ? bubbleOf(message.content) : "",
         h("div.message-tools", {},
@@ -54,7 +57,7 @@ class QuestionView {
     const done = () => { this.#show(); this.update(this.#context); this.element.querySelector("button")?.focus(); };
     const submit = (event) => {
       event.preventDefault();
-      if (text.value.trim() || message.files) this.#acts.edit(message, text.value.trim());
+      if (text.value.trim() || message.files || this.#media.length) this.#acts.edit(message, text.value.trim());
     };
     const form = h("form.edit", { onsubmit: submit }, text,
       h("div.buttons", {},
@@ -73,6 +76,7 @@ class QuestionView {
 
   update(context) {
     this.#context = context;
+    for (const view of this.#media) view.update();
     showSiblings(this.siblings, this.message, context.siblings, this.#acts);
   }
 }

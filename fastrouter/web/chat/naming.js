@@ -3,7 +3,7 @@
 
 import { hasNoTemplate } from "../models.js";
 import { splitThinking } from "./answer.js";
-import { filesInWords, titleOf } from "./conversation.js";
+import { attachedInWords, titleOf } from "./conversation.js";
 
 const NAME = "fastrouter.naming";
 const MAX_TOKENS = 12;
@@ -58,7 +58,7 @@ function isFirst(conversation, answer) {
 
 function requestOf(question, answer) {
   const part = (text) => text.trim().slice(0, LONGEST_PART);
-  const parts = [ASK, part(question.content || filesInWords(question)), part(answer.content), "Title:"];
+  const parts = [ASK, part(question.content || attachedInWords(question)), part(answer.content), "Title:"];
   const messages = [{ role: "user", content: parts.filter(Boolean).join("\n\n") }];
   return { model: answer.model, messages, max_tokens: MAX_TOKENS, temperature: 0, priority: PRIORITY, chat_template_kwargs: { enable_thinking: false } };
 }

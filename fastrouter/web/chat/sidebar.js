@@ -78,7 +78,7 @@ export class Sidebar {
     const acts = {
       rename: () => this.#rename(conversation),
       markdown: () => saveFile(`${name}.md`, "text/markdown", toMarkdown(conversation)),
-      json: () => saveFile(`${name}.json`, "application/json", toJson([conversation])),
+      json: async () => saveFile(`${name}.json`, "application/json", await toJson([conversation], this.#store.media)),
       delete: () => this.#remove(conversation),
     };
     const choices = [["rename", "edit", "Rename"], ["markdown", "download", "Export as Markdown"], ["json", "download", "Export as JSON"], ["delete", "trash", "Delete"]];
@@ -97,8 +97,8 @@ export class Sidebar {
     if (isSure) await this.#chat.remove(conversation);
   }
 
-  #exportAll() {
-    saveFile(`fastrouter-${new Date().toISOString().slice(0, 10)}.json`, "application/json", toJson(this.#store.list()));
+  async #exportAll() {
+    saveFile(`fastrouter-${new Date().toISOString().slice(0, 10)}.json`, "application/json", await toJson(this.#store.list(), this.#store.media));
   }
 
   async #import() {
@@ -106,7 +106,7 @@ export class Sidebar {
     this.#file.value = "";
     if (!file) return;
     try {
-      const conversations = fromJson(await file.text());
+      const conversations = fromJson(await file.text(), this.#store.media);
       for (const conversation of conversations) await this.#store.save(conversation);
       notify(`${conversations.length} ${conversations.length === 1 ? "conversation" : "conversations"} imported`);
     } catch (error) {

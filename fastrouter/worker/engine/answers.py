@@ -15,6 +15,7 @@ from fastrouter.options.load import LoadOptions
 from fastrouter.worker.engine.outbox import Outbox
 from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.vocab import Vocab
+from fastrouter.worker.media.pictures import tokens_of_each
 from fastrouter.worker.sampling.grammar import shown
 from fastrouter.worker.sequence import GenerateRequest, Running, Sequence
 from fastrouter.worker.text.message import Message, call_delta, deltas_of
@@ -150,6 +151,7 @@ class Answers:
             num_busy_decodes=self.num_decodes - sequence.num_decodes_before if slot else 0,
             num_guesses=sequence.num_guesses,
             timings=sequence.timings(),
+            media_tokens=tokens_of_each(request.pictures, len(generate.pictures)),
             tokens=(sequence.tokens or []) if generate.return_tokens else [],
             prompt=self._vocab.text_of(sequence.prompt_text) if generate.verbose else "",
             generation_settings={**sequence.sampler.settings(), **self._settings(sequence)} if generate.verbose else {},

@@ -31,6 +31,16 @@ class PlacedPicture(NamedTuple):
     chunk: PictureChunk
 
 
+def tokens_of_each(placed: Sequence[PlacedPicture], num_files: int) -> list[int]:
+    """How many tokens each of the files has in a prompt, in their order. Empty: files that are cut into parts cannot be told apart."""
+    if len(placed) == num_files:
+        return [picture.end - picture.start for picture in placed]
+    found: dict[str, int] = {}
+    for picture in placed:
+        found[picture.chunk.key[0]] = found.get(picture.chunk.key[0], 0) + picture.end - picture.start
+    return list(found.values()) if len(found) == num_files else []
+
+
 class Pictures:
     """For one projector. `wake` is called in another thread when a picture is ready."""
 

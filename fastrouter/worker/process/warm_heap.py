@@ -11,7 +11,9 @@ from fastrouter.system.machine import available_bytes
 
 MEMORY_SHARE = 16  # at most this part of the available memory
 STEP_BYTES = 4 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # for glibc's mallopt
+LARGE_BLOCK_BYTES = 4 << 20  # no block of a usual step is that large
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # for glibc's mallopt
+_MANY = 65536  # glibc's first value of the last one
 
 
 class _MallocCounts(ctypes.Structure):
@@ -38,6 +40,16 @@ def trim() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def return_large_blocks() -> None:
+    """From now on, large blocks have separate pages, which go back to the system when they are freed. (WarmHeap has changed that.) For
+    models that see: a picture may take hundreds of MB while it is decoded."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, _MANY)
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BLOCK_BYTES)
 
 
 class WarmHeap:
