@@ -39,7 +39,7 @@ from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter.api")
 
-_NOT_ITS_PROJECTOR = "image input is not supported: this model's kind of projector, or of positions (M-RoPE), is not supported yet"
+_NOT_ITS_PROJECTOR = "image input is not supported: this model's projector is not for pictures"
 MAX_NAME_CHARACTERS = 512  # of a recording
 
 

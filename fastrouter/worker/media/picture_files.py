@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 
 MAX_PIXELS = 50_000_000  # a decoded picture takes 3 bytes for each, and a few times that while it is decoded
+MAX_RATIO = 200  # of its sides: a projector for any size makes a line as wide as one token, and that may be very much larger
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _KINDS = (_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
 MAX_SCANS = 100  # of a JPEG: each one goes over all pixels
@@ -30,6 +31,8 @@ def check(file: bytes) -> None:
         raise ValueError("is a picture without pixels, or its file is cut short")
     if width * height > MAX_PIXELS:
         raise ValueError(f"is a picture of {width} x {height} pixels, but at most {MAX_PIXELS} are decoded: send a smaller one")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(f"is a picture of {width} x {height} pixels, but no side may be more than {MAX_RATIO} times as long as the other")
     if file.startswith(_PNG):
         _check_content(file, width, height)
 
