@@ -91,6 +91,7 @@ def test_every_api_shows_the_same_picture(server: Router) -> None:
 
 @pytest.mark.parametrize("model", SEEING)
 def test_what_it_can_do_is_said_everywhere(server: Router, model: str) -> None:
+    assert chat(server, image_part(FILE), model=model).status == 200
     server.unload(model)
     for is_loaded in (False, True):
         if is_loaded:
