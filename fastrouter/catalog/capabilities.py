@@ -94,12 +94,10 @@ def embedding_options(header: Header, options: LoadOptions) -> LoadOptions:
     )
 
 
-def input_modalities(header: Header | None, projector: Header | None, *, has_projector: bool = False) -> list[str]:
-    """What the model understands and requests may contain. `projector`: the header of its mmproj file. `has_projector` without a header:
-    the file cannot be read; most such files are for images. Positions of several parts are not supported yet."""
+def input_modalities(projector: Header | None, *, has_projector: bool = False) -> list[str]:
+    """What a model understands and requests may contain. `projector`: the header of its mmproj file. `has_projector` without a header: the
+    file cannot be read; most such files are for images."""
     understood = ["text"]
-    if header is not None and header.has_rope_sections:
-        return understood
     if projector is None:
         understood += ["image"] * has_projector
     else:
@@ -113,7 +111,7 @@ def capabilities(header: Header, template: TemplateFeatures | None, projector: H
         return ["rerank"]
     if is_embedder(header, options):
         return ["embedding"]
-    heard = input_modalities(header, projector)
+    heard = input_modalities(projector)
     has_template = options.chat_template is not None if template is None else template.problem is None
     found = {
         "completion": True,

@@ -82,7 +82,6 @@ class Header:
     has_infill_tokens: bool  # prefix, suffix and middle markers
     has_vision_encoder: bool  # of a projector
     has_audio_encoder: bool
-    has_rope_sections: bool  # a token's position has several parts (M-RoPE)
     has_chat_template: bool
     chat_template: str | None  # also None when it is too long to keep
     sampling: dict[str, Any] = field(default_factory=dict, hash=False)  # default values of requests, by the names of their fields
@@ -208,7 +207,7 @@ _KEPT = (
 _ONE_SIZE = ("mlp", "ldp", "ldpv2", "gemma3")  # projectors that make one square of every picture, unless they have grid points
 _KEPT_OF_ARCHITECTURE = (
     ".context_length", ".embedding_length", ".block_count", ".attention.head_count", ".attention.head_count_kv", ".vocab_size",
-    ".pooling_type", ".rope.dimension_sections",
+    ".pooling_type",
 )  # fmt: skip
 
 
@@ -340,7 +339,6 @@ def _to_header(values: dict[str, Any], num_tensors: int, num_params: int, size_b
         has_infill_tokens="tokenizer.ggml.fim_pre_token_id" in values or "tokenizer.ggml.prefix_token_id" in values,
         has_vision_encoder=values.get("clip.has_vision_encoder") is True,
         has_audio_encoder=values.get("clip.has_audio_encoder") is True,
-        has_rope_sections=bool(of_architecture("rope.dimension_sections")),
         has_chat_template="tokenizer.chat_template" in values,
         chat_template=template if isinstance(template, str) else None,
         sampling=defaults_of(values.get),

@@ -261,7 +261,7 @@ class Scan:
         if printable(found.files[0]) != found.files[0]:
             error = error or f"{printable(found.files[0])}: its path is not UTF-8: rename it"
         projector = self._headers.read_if_good(mmproj)
-        modalities = tuple(input_modalities(header, projector, has_projector=mmproj is not None))
+        modalities = tuple(input_modalities(projector, has_projector=mmproj is not None))
         if reads_only_text(header, options):
             modalities = ("text",)
         if mmproj is not None and "image" in modalities:

@@ -218,11 +218,10 @@ class Loader:
             self._outbox.note_progress()
         projector = coming.result()
         self._end_phase("projector")
-        if projector.sees and not projector.has_own_positions:
+        if projector.sees:
             return projector
         projector.close()
-        why = "its positions (M-RoPE) are not supported yet" if projector.sees else "it is not for pictures"
-        self._wire.send(Notice("warning", f"the projector {options.mmproj} is not used: {why}"))
+        self._wire.send(Notice("warning", f"the projector {options.mmproj} is not used: it is not for pictures"))
         return None
 
     def _open_draft(self, context: Context, on_progress: ProgressReport) -> Draft | None:

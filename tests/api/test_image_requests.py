@@ -11,13 +11,14 @@ import pytest
 from conftest import Answer, Router, StartRouter, eventually, text_of
 from PIL import Image
 from tiny_models import make_llama
-from tiny_projectors import GEMMA3_TOKENS, IMAGE_SIZE, data_url, image_part, make_gemma3, picture, png
+from tiny_projectors import GEMMA3_TOKENS, IMAGE_SIZE, data_url, image_part, make_gemma3, make_qwen2vl, picture, png
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 FILE, OTHER = png(picture(1)), png(picture(2))
 URL = data_url(FILE)
 SOURCE = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(FILE).decode()}
 WORDS = "the cat is"
+SEEING = ("sees", "parts")  # the positions of the second have several parts (M-RoPE)
 # One picture and three words, in each API.
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": [image_part(FILE), {"type": "text", "text": WORDS}]}]},
@@ -40,9 +41,12 @@ LENGTH: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def server(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory) -> Router:
     folder = tmp_path_factory.mktemp("seeing")
-    (folder / "models" / "sees").mkdir(parents=True)
+    for name in ("sees", "parts"):
+        (folder / "models" / name).mkdir(parents=True)
     make_llama(folder / "models" / "sees" / "sees.gguf", seed=1, chat_template=TEMPLATE)
     make_gemma3(folder / "models" / "sees" / "mmproj-sees.gguf")
+    make_llama(folder / "models" / "parts" / "parts.gguf", seed=1, chat_template=TEMPLATE, architecture="qwen2vl")
+    make_qwen2vl(folder / "models" / "parts" / "mmproj-parts.gguf")
     make_llama(folder / "models" / "blind.gguf", seed=1, chat_template=TEMPLATE)
     (folder / "media").mkdir()
     (folder / "media" / "one.png").write_bytes(FILE)
@@ -91,18 +95,20 @@ def test_every_api_shows_the_same_picture(server: Router) -> None:
     assert "media_tokens" not in chat(server, {"type": "text", "text": "a"}).json["usage"]["prompt_tokens_details"]
 
 
-def test_what_it_can_do_is_said_everywhere(server: Router) -> None:
-    server.unload("sees")
+@pytest.mark.parametrize("model", SEEING)
+def test_what_it_can_do_is_said_everywhere(server: Router, model: str) -> None:
+    assert chat(server, image_part(FILE), model=model).status == 200
+    server.unload(model)
     for is_loaded in (False, True):
         if is_loaded:
-            server.load("sees")
-        assert server.get("/props?model=sees").json["modalities"] == {"vision": True, "video": False, "audio": False}
+            server.load(model)
+        assert server.get(f"/props?model={model}").json["modalities"] == {"vision": True, "video": False, "audio": False}
         assert server.get("/props?model=blind").json["modalities"]["vision"] is False
-        entry = server.get("/v1/models/sees").json
+        entry = server.get(f"/v1/models/{model}").json
         assert entry["architecture"]["input_modalities"] == ["text", "image"]
         assert entry["architecture"]["image_size"] == IMAGE_SIZE
         assert "vision" in entry["capabilities"]
-        assert "vision" in server.post("/api/show", {"model": "sees"}).json["capabilities"]
+        assert "vision" in server.post("/api/show", {"model": model}).json["capabilities"]
         assert "vision" not in server.post("/api/show", {"model": "blind"}).json["capabilities"]
 
 
@@ -211,14 +217,15 @@ def test_a_projector_of_another_model(router: StartRouter, tmp_path: Path) -> No
     assert "--no-mmproj" in message
 
 
-def test_a_stream_with_a_picture_survives_its_worker(server: Router) -> None:
-    body = {"model": "sees", "messages": BODIES["/v1/chat/completions"]["messages"], "max_tokens": 1900, "temperature": 0, "stream": True}
+@pytest.mark.parametrize("model", SEEING)
+def test_a_stream_with_a_picture_survives_its_worker(server: Router, model: str) -> None:
+    body = {"model": model, "messages": BODIES["/v1/chat/completions"]["messages"], "max_tokens": 1900, "temperature": 0, "stream": True}
     with server.stream("/v1/chat/completions", body) as stream:
         expected = "".join(map(text_of, stream))
     with server.stream("/v1/chat/completions", body) as stream:
         events = iter(stream)
         begun = [next(events) for _ in range(5)]
-        os.kill(server.worker_of("sees/sees"), signal.SIGKILL)
+        os.kill(server.worker_of(f"{model}/{model}"), signal.SIGKILL)
         found = "".join(map(text_of, [*begun, *events]))
     assert found == expected
     eventually(lambda: "SIGKILL" in server.log, "the death of its worker")

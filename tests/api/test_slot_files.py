@@ -9,6 +9,7 @@ import pytest
 from conftest import Answer, Router, StartRouter
 from tiny_memories import MAKERS
 from tiny_models import make_llama, make_lora
+from tiny_projectors import image_part, make_llava, make_qwen2vl, picture, png
 
 from fastrouter.api.control.slot_files import is_file_name
 
@@ -25,6 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_lora(folder / "lora.gguf")
     for kind, make in MAKERS.items():
         make(folder / f"{kind}.gguf")
+    make_llama(folder / "sees.gguf", seed=1)
+    make_llava(folder / "mmproj-sees.gguf")
+    make_llava(folder / "mmproj-seesother.gguf", seed=1)
+    make_llama(folder / "parts.gguf", seed=1, architecture="qwen2vl")
+    make_qwen2vl(folder / "mmproj-parts.gguf")
     return folder
 
 
@@ -35,8 +41,13 @@ def server(module_router: StartRouter, folder: Path) -> Router:
     tuned = (
         f"[tuned]\nmodel = {folder / 'tiny.gguf'}\nlora = {folder / 'lora.gguf'}\n[short]\nmodel = {folder / 'tiny.gguf'}\nctx-size = 256\n"
     )
+    seeing = (
+        f"[{name}]\nmodel = {folder / model}.gguf\nchat-template = chatml\nmmproj = {folder / 'mmproj-'}{name}.gguf\n"
+        for name, model in (("sees", "sees"), ("parts", "parts"), ("seesother", "sees"))
+    )
+    blind = f"[blind]\nmodel = {folder / 'sees.gguf'}\nchat-template = chatml\n"
     presets = folder / "presets.ini"
-    presets.write_text(f"[*]\nparallel = 2\ncache-ram = 0\nslot-save-path = {folder / 'saved'}\n{sections}{tuned}")
+    presets.write_text(f"[*]\nparallel = 2\ncache-ram = 0\nslot-save-path = {folder / 'saved'}\n{sections}{tuned}{''.join(seeing)}{blind}")
     return module_router("--models-preset", str(presets), "--models-max", "0")
 
 
@@ -70,6 +81,41 @@ def test_save_erase_restore(server: Router, folder: Path, model: str) -> None:
     assert again["content"] == fresh["content"]
     assert again["timings"]["cache_n"] == 211
     assert not list((folder / "saved").glob(".*"))
+
+
+def show(server: Router, model: str, slot: int, **more: Any) -> dict[str, Any]:
+    """A chat with a large picture, which is of 28 tokens and 7 positions in models with M-RoPE."""
+    parts = [{"type": "text", "text": "the cat"}, image_part(png(picture(7, 200, 120))), {"type": "text", "text": "is"}]
+    body = {"model": model, "messages": [{"role": "user", "content": parts}], "id_slot": slot, "temperature": 0, "max_tokens": 12, **more}
+    answer: dict[str, Any] = server.post("/v1/chat/completions", body).json
+    return answer
+
+
+@pytest.mark.parametrize("model", ["sees", "parts"])
+def test_a_slot_with_a_picture(server: Router, model: str) -> None:
+    """It is saved with its picture, which is not computed again."""
+    first = show(server, model, 0)
+    saved = act(server, "save", model, filename="seen.bin").json
+    num_prompt = first["usage"]["prompt_tokens"]
+    assert saved["n_saved"] == num_prompt + 11
+    server.unload(model)
+    assert act(server, "restore", model, slot=1, filename="seen.bin").json["n_restored"] == saved["n_saved"]
+    again = show(server, model, 1)
+    assert again["choices"][0]["message"]["content"] == first["choices"][0]["message"]["content"]
+    assert again["timings"]["cache_n"] == num_prompt - 1
+    for other in ("seesother", "blind") if model == "sees" else ():
+        assert "another projector" in act(server, "restore", other, filename="seen.bin").error["message"]
+
+
+def test_a_slot_with_a_picture_of_llama_server(server: Router, folder: Path) -> None:
+    act(server, "erase", "sees")
+    ask(server, "sees")
+    act(server, "save", "sees", filename="theirs.bin")
+    path = folder / "saved" / "theirs.bin"
+    content = path.read_bytes()
+    length = struct.unpack("<I", content[-12:-8])[0]
+    path.write_bytes(content[:12] + struct.pack("<i", -1) + content[16 : -12 - length])
+    assert "saved by llama-server" in act(server, "restore", "sees", filename="theirs.bin").error["message"]
 
 
 def test_it_outlives_its_worker(server: Router) -> None:

@@ -130,7 +130,6 @@ BOTH, OLD = header("clip", has_vision_encoder=True, has_audio_encoder=True), hea
         (header(), TemplateFeatures(is_understood=False), None, {}, "completion chat"),
         (header(), TemplateFeatures(is_understood=False, problem="line 1: no"), None, {}, "completion"),
         (header(), ALL, IMAGE, {}, "completion chat tools thinking vision"),
-        (header(has_rope_sections=True), ALL, IMAGE, {}, "completion chat tools thinking"),
         (header(), TemplateFeatures(), BOTH, {}, "completion chat vision"),
         (header(has_infill_tokens=True), None, None, {}, "completion infill"),
         (header("bert"), None, None, {}, "embedding"),
@@ -200,22 +199,20 @@ PROJECTORS = (None, IMAGE, AUDIO, BOTH, OLD)
 def test_modalities_are_those_that_are_served() -> None:
     assert SERVED_MODALITIES == ("text", "image")
     sees = ["text", "image"]
-    assert [input_modalities(header(), projector) for projector in PROJECTORS] == [["text"], sees, ["text"], sees, sees]
-    assert input_modalities(None, None, has_projector=True) == sees
-    with_parts = header(has_rope_sections=True)
-    assert [input_modalities(with_parts, projector) for projector in PROJECTORS] == [["text"]] * 5
+    assert [input_modalities(projector) for projector in PROJECTORS] == [["text"], sees, ["text"], sees, sees]
+    assert input_modalities(None, has_projector=True) == sees
 
 
 def test_modalities_that_a_projector_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SERVED_MODALITIES", ("text", "image", "audio"))
-    assert [input_modalities(header(), projector) for projector in PROJECTORS] == [
+    assert [input_modalities(projector) for projector in PROJECTORS] == [
         ["text"],
         ["text", "image"],
         ["text", "audio"],
         ["text", "image", "audio"],
         ["text", "image"],
     ]
-    assert input_modalities(None, None, has_projector=True) == ["text", "image"]
+    assert input_modalities(None, has_projector=True) == ["text", "image"]
     assert capabilities(header(), TemplateFeatures(), BOTH, LoadOptions()) == ["completion", "chat", "vision", "audio"]
 
 

@@ -28,7 +28,9 @@ def check(data: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
         file = io.BytesIO(content)
         assert _count_tokens(file) >= 0
-        for number, scale in _files()._check(file):
+        adapters, has_pictures = _files()._check(file)
+        assert isinstance(has_pictures, bool)
+        for number, scale in adapters:
             assert number == 0
             assert isinstance(scale, float)
 
@@ -48,5 +50,5 @@ def _files() -> SlotFiles:
     """Without an engine; only its adapters are asked for."""
     files = SlotFiles.__new__(SlotFiles)
     files._adapters = ADAPTERS
-    files.__dict__["_fingerprint"] = MODEL
+    files.__dict__["_fingerprint"], files.__dict__["_projector"] = MODEL, "p"
     return files

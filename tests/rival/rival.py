@@ -5,15 +5,28 @@ Invariant: every request is greedy or has one right answer, so that two servers,
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 from tiny_encoders import make_bert
 from tiny_models import make_control_vector, make_llama, make_lora
-from tiny_projectors import make_gemma3, make_llava
+from tiny_projectors import (
+    make_gemma3,
+    make_gemma4,
+    make_internvl,
+    make_llava,
+    make_llava16,
+    make_pixtral,
+    make_qwen2vl,
+    make_qwen3vl,
+    make_qwen3vl_text,
+    make_qwen25vl,
+    make_smolvlm,
+    make_smolvlm_text,
+)
 
 BUILD = "b11434"
 TEMPLATE = (
@@ -47,8 +60,11 @@ def make_models(folder: Path) -> None:
     make_bert(folder / "embedder.gguf")
     make_bert(folder / "ranker.gguf", seed=3, pooling=gguf.PoolingType.RANK)
     make_llama(folder / "sees.gguf", seed=1, chat_template=TEMPLATE)
-    make_llava(folder / "mmproj-llava.gguf")
-    make_gemma3(folder / "mmproj-gemma3.gguf")
+    make_llama(folder / "qwen2vl.gguf", seed=1, chat_template=TEMPLATE, architecture="qwen2vl")
+    make_qwen3vl_text(folder / "qwen3vl.gguf", seed=1, chat_template=TEMPLATE)
+    make_smolvlm_text(folder / "smolvlm.gguf", seed=1, chat_template=TEMPLATE)
+    for name, seeing in SEEING.items():
+        seeing.make(folder / f"mmproj-{name}.gguf", seed=seeing.seed)
     for seed in (1, 2):
         make_llama(folder / "dir" / f"tiny{seed}.gguf", seed=seed)
 
@@ -58,8 +74,8 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     shared = ["-t", "2", "--host", "127.0.0.1"]
     one = ["--slots", "--metrics", *shared]
     if server in SEEING:
-        model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
-        return [*model, "-c", "2048", "-np", "1", *one]
+        model = ["-m", str(folder / f"{SEEING[server].model}.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
+        return [*model, "-c", "2048", "-np", "1", *SEEING[server].flags, *one]
     if server in EMBEDDING_PICTURES:
         model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / "mmproj-llava.gguf"), "--alias", server, "--embeddings"]
         return [*model, "--pooling", EMBEDDING_PICTURES[server], "-c", "2048", "-np", "1", *one]
@@ -87,8 +103,31 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     }[server]
 
 
-SEEING = ("llava", "gemma3")
 EMBEDDING_PICTURES = {"seeing-last": "last", "seeing-mean": "mean"}
+
+
+class Seeing(NamedTuple):
+    """A model with a projector. `seed`: of the projector; the best token of each answer is then clearly better than the second one."""
+
+    model: str
+    make: Callable[..., Path]
+    seed: int = 0
+    flags: tuple[str, ...] = ()
+
+
+SEEING = {
+    "llava": Seeing("sees", make_llava),
+    "gemma3": Seeing("sees", make_gemma3),
+    "qwen2vl": Seeing("qwen2vl", make_qwen2vl, 3),
+    "sized": Seeing("qwen2vl", make_qwen2vl, 17, ("--image-min-tokens", "2", "--image-max-tokens", "6")),
+    "qwen25vl": Seeing("qwen2vl", make_qwen25vl, 5),
+    "qwen3vl": Seeing("qwen3vl", make_qwen3vl, 3),
+    "pixtral": Seeing("sees", make_pixtral, 8),
+    "smolvlm": Seeing("smolvlm", make_smolvlm),
+    "internvl": Seeing("sees", make_internvl, 1),
+    "llava16": Seeing("sees", make_llava16, 10),
+    "gemma4": Seeing("sees", make_gemma4, 3),
+}
 FLAGGED = {
     "linear": ["--rope-scaling", "linear", "--rope-scale", "4", "--rope-freq-base", "500000"],
     "yarn": ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "128", "--yarn-beta-fast", "16"],

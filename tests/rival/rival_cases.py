@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from rival import FLAGGED, GREEDY, MARKER, Case
+from rival import FLAGGED, GREEDY, MARKER, SEEING, Case
 from tiny_projectors import GIF, JPEG, bmp, data_url, image_part, picture, png
 
 PROMPT = "the cat is on"
@@ -158,15 +158,19 @@ def _router() -> list[Case]:
     ]
 
 
-def _seeing(server: str) -> list[Case]:
+ONE, OTHER = image_part(png(picture(1))), image_part(png(picture(2, 70, 50)))
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]}
+
+
+def _seeing(server: str, num_tokens: int = 16) -> list[Case]:
     """A model with a projector."""
-    one, other = image_part(png(picture(1))), image_part(png(picture(2, 70, 50)))
+    one, other = ONE, OTHER
 
-    def user(*parts: Any) -> dict[str, Any]:
-        return {"role": "user", "content": [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]}
-
-    def chat(name: str, *messages: dict[str, Any], n: int = 16, **more: Any) -> Case:
-        return _chat(server, name, list(messages), n, **more)
+    def chat(name: str, *messages: dict[str, Any], **more: Any) -> Case:
+        return _chat(server, name, list(messages), num_tokens, **more)
 
     turn = [user("the cat", one), {"role": "assistant", "content": "a dog"}, user("and one of", other, "is red")]
     encoded = base64.b64encode(png(picture(1))).decode()
@@ -268,6 +272,27 @@ def _embedding_pictures(server: str) -> list[Case]:
     ]
 
 
+def _family(server: str) -> list[Case]:
+    """What differs between kinds of projectors."""
+    wide, tall = image_part(png(picture(5, 300, 60))), image_part(png(picture(6, 60, 400)))
+    turn = [user("the cat", wide), {"role": "assistant", "content": "a dog"}, user("and one of", OTHER, "is red")]
+
+    def chat(name: str, *messages: dict[str, Any], n: int = 8, **more: Any) -> Case:
+        return _chat(server, name, list(messages), n, **more)
+
+    return [
+        chat("chat with a picture", user("the cat is", ONE)),
+        chat("chat with a wide picture", user("the cat is", wide)),
+        chat("chat with a tall picture first", user(tall, "the cat is")),
+        chat("chat with two pictures and text between", user("the", ONE, "and", tall, "two")),
+        chat("chat with the same picture twice", user("the", OTHER, OTHER, "two")),
+        chat("chat of two turns with pictures, the first", *turn[:1]),
+        chat("chat of two turns with pictures", *turn),
+        chat("chat with a picture, streamed", user("the cat is", wide), n=6, stream=True, stream_options={"include_usage": True}),
+        chat("chat with a picture and a grammar", user("the cat", tall), grammar='root ::= "dog" | "cat"'),
+    ]
+
+
 def _flagged() -> list[Case]:
     """Flags that change what the model computes, or where."""
     return [
@@ -294,3 +319,4 @@ def _texts() -> list[Case]:
 
 CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_texts(), *_seeing("llava"), *_seeing("gemma3")]
 CASES += [*_placing("llava"), *_placing("gemma3"), *_embedding_pictures("seeing-last"), *_embedding_pictures("seeing-mean")]
+CASES += [*_seeing("qwen2vl", 8), *(case for server in SEEING if server not in ("llava", "gemma3", "qwen2vl") for case in _family(server))]

@@ -146,7 +146,7 @@ class Bench:
         assert len(self.engine.slots.idle) == len(self.engine.slots)
         for slot in self.engine.slots.all:
             last = api.llama_memory_seq_pos_max(self.context.memory, slot.id)
-            assert last == len(slot.tokens) - 1, slot
+            assert last == slot.next_pos - 1, slot
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -129,4 +129,36 @@ def make_hybrid(path: Path, *, seed: int = 0, n_ctx: int = 2048) -> Path:
     return _write(path, "jamba", 2, weights, n_ctx, **keys, **_ssm_keys())
 
 
+def make_qwen35(path: Path, *, seed: int = 0, n_ctx: int = 2048, chat_template: str | None = None) -> Path:
+    """qwen35: a recurrent layer, then one with attention, whose positions have several parts (M-RoPE). Its pictures can come from
+    tiny_projectors.make_qwen2vl."""
+    weights = _Weights(seed, len(make_vocabulary()[0]))
+    heads, groups, size = 4, 2, WIDTH // 4
+    for layer in range(2):
+        weights.vector(f"blk.{layer}.attn_norm.weight", WIDTH)
+        weights.vector(f"blk.{layer}.post_attention_norm.weight", WIDTH)
+        weights.feed_forward(layer)
+    mixed = (2 * groups + heads) * size
+    weights.matrix("blk.0.attn_qkv.weight", mixed, WIDTH, 0.25)
+    weights.matrix("blk.0.attn_gate.weight", WIDTH, WIDTH, 0.25)
+    weights.matrix("blk.0.ssm_conv1d.weight", mixed, KERNEL, 0.5)
+    weights.vector("blk.0.ssm_dt.bias", heads, -2.0)
+    weights.vector("blk.0.ssm_a", heads, -0.2)
+    weights.matrix("blk.0.ssm_beta.weight", heads, WIDTH, 0.25)
+    weights.matrix("blk.0.ssm_alpha.weight", heads, WIDTH, 0.25)
+    weights.vector("blk.0.ssm_norm.weight", size)
+    weights.matrix("blk.0.ssm_out.weight", WIDTH, WIDTH, 0.25, is_silent=True)
+    weights.attention(1)
+    weights.matrix("blk.1.attn_q.weight", 2 * WIDTH, WIDTH, 0.25)  # and a gate for each
+    for name in ("attn_q_norm", "attn_k_norm"):
+        weights.vector(f"blk.1.{name}.weight", size)
+    keys: dict[str, Any] = {"feed_forward_length": FEED_FORWARD, "head_count": NUM_HEADS, "head_count_kv": NUM_HEADS}
+    keys |= {"key_length": size, "value_length": size, "rope_dimension_count": size, "rope_dimension_sections": [2, 3, 3, 0]}
+    keys |= {"ssm_conv_kernel": KERNEL, "ssm_inner_size": WIDTH, "ssm_state_size": size, "ssm_time_step_rank": heads}
+    keys |= {"ssm_group_count": groups, "full_attention_interval": 2}
+    if chat_template is not None:
+        keys["chat_template"] = chat_template
+    return _write(path, "qwen35", 2, weights, n_ctx, **keys)
+
+
 MAKERS = {"sliding": make_sliding, "recurrent": make_recurrent, "hybrid": make_hybrid}

@@ -156,16 +156,18 @@ def make_llama(
 
     `adapters`: make_lora's (seed, scale), merged into the weights. `sampling`: values of general.sampling.* keys. `num_silent`: so many
     tokens, from the first on, are never chosen. `num_tokens`: size of the vocabulary, at least. `fim`: control tokens to fill gaps with
-    (of "pre suf mid pad rep sep"), behind all others; they are never chosen either. `architecture`: llama, or qwen2vl, whose positions
-    have several parts and cannot be shifted. `tensors`: instead of random ones.
+    (of "pre suf mid pad rep sep"), behind all others; they are never chosen either. `architecture`: llama, or qwen2vl or qwen3vl, whose
+    positions have several parts and cannot be shifted. `tensors`: instead of random ones.
 
     With `tensors_per_shard` (there are 21 tensors) the files are `path`'s stem + `-0000i-of-0000n.gguf`; the first one is returned.
     """
     path = Path(path)
     pieces, scores, kinds = vocabulary or make_vocabulary(num_tokens)
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_shard)
-    if architecture == "qwen2vl":
+    if architecture in ("qwen2vl", "qwen3vl"):
         writer.add_rope_dimension_sections([2, 3, 3, 0])
+    if architecture == "qwen3vl":
+        writer.add_uint32("qwen3vl.n_deepstack_layers", 1)
     for role in fim:
         writer.add_uint32(f"tokenizer.ggml.fim_{role}_token_id", len(pieces))
         pieces, scores, kinds = [*pieces, f"<fim_{role}>".encode()], [*scores, 0.0], [*kinds, int(gguf.TokenType.CONTROL)]

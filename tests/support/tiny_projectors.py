@@ -2,7 +2,10 @@
 fastrouter.
 
 `make_llava`: a CLIP encoder and two layers, as LLaVA has; its pictures have 16 tokens and are read like text. `make_gemma3`: a SigLIP
-encoder whose patches are averaged, as Gemma 3 has; its pictures have 4 tokens, which all look at each other.
+encoder whose patches are averaged, as Gemma 3 has; its pictures have 4 tokens, which all look at each other. `make_qwen2vl`,
+`make_qwen25vl`, `make_qwen3vl`: pictures of any size, whose tokens have a row and a column (M-RoPE). `make_pixtral`: pictures of any size,
+with a token at the end of each row. `make_gemma4`: pictures of any size, whose tokens see each other. `make_smolvlm`, `make_internvl`,
+`make_llava16`: pictures that are cut into tiles.
 """
 
 import base64
@@ -14,7 +17,7 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
-from tiny_models import WIDTH
+from tiny_models import CONTROL_PIECES, WIDTH, make_llama, make_tensors, make_vocabulary
 
 INNER, NUM_HEADS, NUM_LAYERS, FEED_FORWARD = 32, 2, 2, 48
 IMAGE_SIZE, PATCH_SIZE = 56, 14
@@ -27,14 +30,23 @@ Matrix = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 
-def make_llava(path: Path | str, *, seed: int = 0, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Path:
-    """`width`: of the text model. A larger `image_size` makes more tokens."""
+def make_llava(
+    path: Path | str, *, seed: int = 0, width: int = WIDTH, image_size: int = IMAGE_SIZE, more: dict[str, Any] | None = None
+) -> Path:
+    """`width`: of the text model. A larger `image_size` makes more tokens. `more`: other keys of its encoder."""
     random = np.random.default_rng(3000 + seed)
     tensors = _encoder(random, image_size)
     tensors |= {"v.pre_ln.weight": np.ones(INNER, np.float32), "v.pre_ln.bias": np.zeros(INNER, np.float32)}
     for name, rows, columns, scale in (("mm.0", FEED_FORWARD, INNER, 0.3), ("mm.2", width, FEED_FORWARD, 0.03)):
         tensors |= {f"{name}.weight": _matrix(random, rows, columns, scale), f"{name}.bias": np.zeros(rows, np.float32)}
-    return _write(path, "mlp", tensors, image_size, use_gelu=False)
+    return _write(path, "mlp", tensors, image_size, use_gelu=False, more=more)
+
+
+def make_llava16(path: Path | str, *, seed: int = 0) -> Path:
+    """As LLaVA 1.6 has: an overview and tiles, with nothing between them."""
+    sizes = [IMAGE_SIZE, 2 * IMAGE_SIZE]
+    candidates = [side for width in sizes for height in sizes for side in (width, height)][2:]
+    return make_llava(path, seed=seed, more={"image_grid_pinpoints": candidates})
 
 
 def make_gemma3(path: Path | str, *, seed: int = 0, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Path:
@@ -45,6 +57,124 @@ def make_gemma3(path: Path | str, *, seed: int = 0, width: int = WIDTH, image_si
     tensors["mm.input_projection.weight"] = _matrix(random, INNER, width, 0.15)
     tensors["mm.soft_emb_norm.weight"] = np.ones(INNER, np.float32)
     return _write(path, "gemma3", tensors, image_size, use_gelu=True)
+
+
+# ---------------------------------------------------------------- pictures of any size, tiles
+
+QWEN_MERGED = 2  # patches of each side that become one token
+TILE_TOKENS = NUM_PATCHES // MERGED**2
+LONGEST_EDGE = 2 * IMAGE_SIZE  # of a picture that is cut into tiles
+SMOLVLM_PIECES = (
+    *("<fake_token_around_image>", "<global-img>", "\n\n"),
+    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
+)
+
+
+def make_qwen2vl(path: Path | str, *, seed: int = 0) -> Path:
+    """For make_llama(architecture="qwen2vl")."""
+    random = np.random.default_rng(6000 + seed)
+    return _write(path, "qwen2vl_merger", _qwen(random), IMAGE_SIZE, use_gelu=False)
+
+
+def make_qwen25vl(path: Path | str, *, seed: int = 0) -> Path:
+    """For make_llama(architecture="qwen2vl"). Its first layer looks at parts of the picture."""
+    random = np.random.default_rng(6100 + seed)
+    tensors = {name: tensor for name, tensor in _qwen(random).items() if ".ln" not in name or "bias" not in name}
+    del tensors["v.post_ln.bias"]
+    for layer in range(NUM_LAYERS):
+        tensors[f"v.blk.{layer}.ffn_gate.weight"] = _matrix(random, FEED_FORWARD, INNER, 0.3)
+        tensors[f"v.blk.{layer}.ffn_gate.bias"] = np.zeros(FEED_FORWARD, np.float32)
+    return _write(path, "qwen2.5vl_merger", tensors, IMAGE_SIZE, use_gelu=False, more={"n_wa_pattern": 2})
+
+
+def make_qwen3vl(path: Path | str, *, seed: int = 0) -> Path:
+    """For make_qwen3vl_text, which also reads the output of the first layer."""
+    random = np.random.default_rng(6200 + seed)
+    places = _encoder(random, IMAGE_SIZE)
+    tensors = _qwen(random) | {name: places[name] for name in ("v.position_embd.weight", "v.patch_embd.bias")}
+    for layer in range(NUM_LAYERS):
+        for kind in ("weight", "bias"):
+            parts = [tensors.pop(f"v.blk.{layer}.attn_{name}.{kind}") for name in "qkv"]
+            tensors[f"v.blk.{layer}.attn_qkv.{kind}"] = np.concatenate(parts)
+    merged = INNER * QWEN_MERGED**2
+    tensors |= {"v.deepstack.0.norm.weight": np.ones(merged, np.float32), "v.deepstack.0.norm.bias": np.zeros(merged, np.float32)}
+    tensors |= _two_layers(random, "v.deepstack.0.fc1", "v.deepstack.0.fc2", merged)
+    return _write(path, "qwen3vl_merger", tensors, IMAGE_SIZE, use_gelu=True)
+
+
+def make_qwen3vl_text(path: Path | str, *, seed: int = 0, chat_template: str | None = None) -> Path:
+    tensors = make_tensors(len(make_vocabulary()[0]), seed)
+    for layer in range(2):
+        tensors |= {f"blk.{layer}.attn_{name}_norm.weight": np.ones(16, np.float32) for name in "qk"}
+    return make_llama(path, seed=seed, chat_template=chat_template, architecture="qwen3vl", tensors=tensors)
+
+
+def make_pixtral(path: Path | str, *, seed: int = 0) -> Path:
+    random = np.random.default_rng(6300 + seed)
+    tensors = {name: tensor for name, tensor in _encoder(random, IMAGE_SIZE).items() if ".ln" not in name or "bias" not in name}
+    del tensors["v.position_embd.weight"], tensors["v.patch_embd.bias"]
+    tensors |= {"v.pre_ln.weight": np.ones(INNER, np.float32), "v.token_embd.img_break": _matrix(random, 1, WIDTH, 0.5)[0]}
+    return _write(path, "pixtral", tensors | _two_layers(random, "mm.1", "mm.2", INNER), IMAGE_SIZE, use_gelu=True)
+
+
+def make_smolvlm(path: Path | str, *, seed: int = 0) -> Path:
+    """For make_smolvlm_text, whose vocabulary has the tokens between the tiles. Its kind is called idefics3."""
+    random = np.random.default_rng(6400 + seed)
+    tensors = _encoder(random, IMAGE_SIZE)
+    tensors |= {"v.post_ln.weight": np.ones(INNER, np.float32), "v.post_ln.bias": np.zeros(INNER, np.float32)}
+    tensors["mm.model.fc.weight"] = _matrix(random, WIDTH, INNER * MERGED**2, 0.05)
+    return _write(path, "idefics3", tensors, IMAGE_SIZE, use_gelu=True, more={"preproc_image_size": LONGEST_EDGE})
+
+
+def make_smolvlm_text(path: Path | str, *, seed: int = 0, chat_template: str | None = None) -> Path:
+    pieces, scores, kinds = make_vocabulary()
+    num_plain = len(pieces)
+    pieces = [*pieces, *(piece.encode() for piece in SMOLVLM_PIECES)]
+    scores, kinds = scores + [0.0] * len(SMOLVLM_PIECES), kinds + [int(gguf.TokenType.USER_DEFINED)] * len(SMOLVLM_PIECES)
+    tensors = make_tensors(len(pieces), seed)
+    tensors["output.weight"][num_plain:] = tensors["output.weight"][len(CONTROL_PIECES)]  # they are never chosen
+    return make_llama(path, seed=seed, chat_template=chat_template, vocabulary=(pieces, scores, kinds), tensors=tensors)
+
+
+def make_gemma4(path: Path | str, *, seed: int = 0) -> Path:
+    """Pictures of any size, whose tokens all see each other."""
+    random = np.random.default_rng(6600 + seed)
+    tensors = {name: tensor for name, tensor in _encoder(random, IMAGE_SIZE).items() if not name.endswith("bias")}
+    tensors["v.position_embd.weight"] = (random.standard_normal((2, 512, INNER)) * 0.3).astype(np.float32)
+    tensors["mm.input_projection.weight"] = _matrix(random, WIDTH, INNER, 0.1)
+    return _write(path, "gemma4v", tensors, IMAGE_SIZE, use_gelu=True)
+
+
+def make_internvl(path: Path | str, *, seed: int = 0) -> Path:
+    random = np.random.default_rng(6500 + seed)
+    tensors = _encoder(random, IMAGE_SIZE)
+    tensors["v.class_embd"] = _matrix(random, 1, INNER, 0.3)[0]
+    tensors["v.position_embd.weight"] = _matrix(random, NUM_PATCHES + 1, INNER, 0.3)
+    merged = INNER * MERGED**2
+    tensors |= {"mm.model.mlp.0.weight": np.ones(merged, np.float32), "mm.model.mlp.0.bias": np.zeros(merged, np.float32)}
+    tensors |= _two_layers(random, "mm.model.mlp.1", "mm.model.mlp.3", merged)
+    return _write(path, "internvl", tensors, IMAGE_SIZE, use_gelu=True, more={"preproc_max_tiles": 4})
+
+
+def _qwen(random: np.random.Generator) -> dict[str, Matrix]:
+    tensors = _encoder(random, IMAGE_SIZE)
+    del tensors["v.position_embd.weight"], tensors["v.patch_embd.bias"]
+    tensors["v.patch_embd.weight.1"] = tensors["v.patch_embd.weight"] * np.float32(0.5)
+    tensors |= {"v.post_ln.weight": np.ones(INNER, np.float32), "v.post_ln.bias": np.zeros(INNER, np.float32)}
+    return tensors | _two_layers(random, "mm.0", "mm.2", INNER * QWEN_MERGED**2)
+
+
+def _two_layers(random: np.random.Generator, first: str, second: str, columns: int) -> dict[str, Matrix]:
+    """From so many columns to the width of the text model."""
+    return {
+        f"{first}.weight": _matrix(random, FEED_FORWARD, columns, 0.15),
+        f"{first}.bias": np.zeros(FEED_FORWARD, np.float32),
+        f"{second}.weight": _matrix(random, WIDTH, FEED_FORWARD, 0.08),
+        f"{second}.bias": np.zeros(WIDTH, np.float32),
+    }
+
+
+# ---------------------------------------------------------------- parts of projectors
 
 
 def _matrix(random: np.random.Generator, rows: int, columns: int, scale: float) -> Matrix:
@@ -68,7 +198,9 @@ def _encoder(random: np.random.Generator, image_size: int) -> dict[str, Matrix]:
     return tensors
 
 
-def _write(path: Path | str, kind: str, tensors: dict[str, Matrix], image_size: int, *, use_gelu: bool) -> Path:
+def _write(
+    path: Path | str, kind: str, tensors: dict[str, Matrix], image_size: int, *, use_gelu: bool, more: dict[str, Any] | None = None
+) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "clip")
@@ -88,8 +220,9 @@ def _write(path: Path | str, kind: str, tensors: dict[str, Matrix], image_size: 
         "patch_size": PATCH_SIZE,
         "projector.scale_factor": MERGED,
     }
-    for key, value in numbers.items():
-        writer.add_uint32(f"clip.vision.{key}", value)
+    for key, value in (numbers | (more or {})).items():
+        add = writer.add_array if isinstance(value, list) else writer.add_uint32
+        add(f"clip.vision.{key}", value)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])

@@ -3,6 +3,7 @@ refused. That the text is right is shown in tests/rival."""
 
 import threading
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -15,18 +16,35 @@ from engine_bench import (
     Client,
     backends,  # noqa: F401 - starts llama.cpp once for the module
 )
-from tiny_memories import make_sliding
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_memories import make_qwen35, make_sliding
 from tiny_models import make_llama
-from tiny_projectors import GEMMA3_TOKENS, GIF, JPEG, LLAVA_TOKENS, bmp, make_gemma3, make_llava, picture, png
+from tiny_projectors import (
+    GIF,
+    JPEG,
+    LLAVA_TOKENS,
+    bmp,
+    make_gemma3,
+    make_llava,
+    make_qwen2vl,
+    make_smolvlm,
+    make_smolvlm_text,
+    picture,
+    png,
+)
 
+from fastrouter.worker.engine.recovery import ABORTED
+from fastrouter.worker.llama.picture_tokens import count_in_place, start_outside, tokens_of
 from fastrouter.worker.llama.projector import Embeddings, PictureChunk
 from fastrouter.worker.media import picture_files
-from fastrouter.worker.media.pictures import PlacedPicture, tokens_of, tokens_of_each
+from fastrouter.worker.media.pictures import PlacedPicture, tokens_of_each
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 ONE, OTHER = png(picture(1)), png(picture(2, 70, 50))
-TOKENS = {"llava": LLAVA_TOKENS, "gemma3": GEMMA3_TOKENS}
-KINDS = tuple(TOKENS)
+LARGE = png(picture(7, 200, 120))  # 7 x 4 tokens of Qwen2-VL
+MODELS = {"llava": "sees", "gemma3": "sees", "qwen2vl": "parts", "smolvlm": "tiles"}
+KINDS = tuple(MODELS)
 MakeBench = Callable[..., Bench]
 
 
@@ -34,7 +52,12 @@ MakeBench = Callable[..., Bench]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     make_llama(folder / "sees.gguf", seed=1, chat_template=TEMPLATE)
+    make_llama(folder / "parts.gguf", seed=1, chat_template=TEMPLATE, architecture="qwen2vl")
+    make_qwen35(folder / "state.gguf", seed=1, chat_template=TEMPLATE)
+    make_smolvlm_text(folder / "tiles.gguf", seed=1, chat_template=TEMPLATE)
     make_sliding(folder / "window.gguf")
+    make_qwen2vl(folder / "qwen2vl.gguf")
+    make_smolvlm(folder / "smolvlm.gguf")
     make_llava(folder / "llava.gguf")
     make_gemma3(folder / "gemma3.gguf")
     return folder
@@ -44,8 +67,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(folder: Path) -> Iterator[MakeBench]:
     made: list[Bench] = []
 
-    def make(kind: str = "llava", model: str = "sees", **options: Any) -> Bench:
-        made.append(Bench(folder / f"{model}.gguf", 1 << 20, mmproj=str(folder / f"{kind}.gguf"), **{"parallel": 2, **options}))
+    def make(kind: str = "llava", model: str | None = None, **options: Any) -> Bench:
+        path, mmproj = folder / f"{model or MODELS[kind]}.gguf", str(folder / f"{kind}.gguf")
+        made.append(Bench(path, 1 << 20, mmproj=mmproj, **{"parallel": 2, **options}))
         return made[-1]
 
     yield make
@@ -74,9 +98,10 @@ def test_a_picture_is_computed_once(bench: MakeBench, kind: str) -> None:
     assert again.text() == first.text()
     assert again.finish["cached_tokens"] == first.finish["prompt_tokens"] - 1
     assert one.pictures is not None
-    assert one.pictures.num_encoded == 1
+    num_parts = 5 if kind == "smolvlm" else 1
+    assert one.pictures.num_encoded == num_parts
     alone = ask(one, "the cat", ONE, cache_prompt=False)  # its embeddings are still there
-    assert (alone.text(), alone.finish["cached_tokens"], one.pictures.num_encoded) == (first.text(), 0, 1)
+    assert (alone.text(), alone.finish["cached_tokens"], one.pictures.num_encoded) == (first.text(), 0, num_parts)
     one.check_idle()
 
 
@@ -206,22 +231,26 @@ def test_a_picture_that_cannot_be_computed_fails_its_request(bench: MakeBench) -
     one.check_idle()
 
 
-def test_a_full_cache_with_pictures(bench: MakeBench) -> None:
+@pytest.mark.parametrize("kind", ["llava", "qwen2vl"])
+def test_a_full_cache_with_pictures(bench: MakeBench, kind: str) -> None:
     """The cells of the younger one are taken, and its picture is computed again later."""
-    lone = bench(parallel=1)
+    lone = bench(kind, parallel=1)
     asked = [("the cat", ONE), ("a dog", OTHER)]
     expected = [ask(lone, *parts, max_tokens=100, cache_prompt=False).text() for parts in asked]
-    one = bench(parallel=2, kv_unified=True, ctx_size=256)
+    one = bench(kind, parallel=2, kv_unified=True, ctx_size=256)
     clients = [one.show(*parts, max_tokens=100) for parts in asked]
     one.run(*clients)
     assert [client.text() for client in clients] == expected
     one.check_idle()
 
 
-def test_what_cannot_shift_ends(bench: MakeBench) -> None:
-    one = bench(parallel=1, ctx_size=256, context_shift=True)
-    client = ask(one, "the cat", ONE, max_tokens=400)
+@pytest.mark.parametrize("kind", ["llava", "qwen2vl"])
+def test_what_cannot_shift_ends(bench: MakeBench, kind: str) -> None:
+    """When its tokens fill the context, whatever their positions are."""
+    one = bench(kind, parallel=1, ctx_size=256, context_shift=True)
+    client = ask(one, "the cat", LARGE, max_tokens=400)
     assert (client.finish["stop_type"], client.finish["truncated"]) == ("limit", True)
+    assert client.finish["prompt_tokens"] + client.finish["completion_tokens"] == 256
     assert one.submit("the cat", 400).finishes == {}
 
 
@@ -236,21 +265,140 @@ def test_refusals(bench: MakeBench, folder: Path) -> None:
     blind.close()
 
 
-def test_a_prompt_parks_with_its_picture(bench: MakeBench) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_parks_with_its_picture(bench: MakeBench, kind: str) -> None:
     """What the prompt cache in RAM holds has pictures too."""
-    one = bench(parallel=1, cache_ram_mib=64)
-    first = ask(one, "the cat and the dog and the man", ONE, "we all")
-    one.engine.prefixes.put_away(one.engine.slots.all[0])
-    one.engine.prefixes.forget(one.engine.slots.all[0])
-    again = ask(one, "the cat and the dog and the man", ONE, "we all")
-    assert again.text() == first.text()
+    one = bench(kind, parallel=1, cache_ram_mib=64)
+    one.engine.prefixes.speed.expected_ns = lambda num_tokens: 1e12  # type: ignore[method-assign]  # so that it is worth a copy
+    parts = ("the cat and the dog and the man", LARGE, "we all")
+    first = ask(one, *parts)
+    slot = one.engine.slots.all[0]
+    for end in (("we all",), ("we two",), ("the", OTHER)):
+        assert one.engine.prefixes.put_away(slot)
+        one.engine.prefixes.forget(slot)
+        again = ask(one, *parts[:2], *end)
+        assert again.finish["cached_tokens"] > 16 + 28 * (kind == "qwen2vl")
+        assert again.text() == ask(one, *parts[:2], *end, cache_prompt=False).text()
+    assert first.text() == ask(one, *parts).text()
+    one.check_idle()
 
 
 def test_tokens_of_pictures() -> None:
-    tokens = tokens_of(("a", 0), 64)
+    tokens = tokens_of(("a", 0), 64, 64)
     assert max(tokens) < 0
     assert len(set(tokens)) == 64
-    assert tokens != tokens_of(("b", 0), 64) != tokens_of(("b", 1), 64)
+    assert tokens != tokens_of(("b", 0), 64, 64) != tokens_of(("b", 1), 64, 64)
+
+
+# ---------------------------------------------------------------- M-RoPE
+
+
+@given(st.lists(st.one_of(st.integers(0, 9), st.tuples(st.integers(1, 40), st.integers(1, 40))), max_size=8))
+def test_positions_come_from_tokens(parts: list[int | tuple[int, int]]) -> None:
+    """Texts of so many tokens, and pictures of so many columns and rows."""
+    tokens, position, ends = array("i"), 0, [0]
+    for part in parts:
+        if isinstance(part, int):
+            tokens.extend(range(part))
+            position += part
+            ends += range(len(tokens) - part, len(tokens) + 1)
+        else:
+            tokens.extend(tokens_of(("a", 0), part[0] * part[1], max(part)))
+            position += max(part)
+            ends.append(len(tokens))
+        assert len(tokens) - count_in_place(tokens) == position
+    for length in range(len(tokens) + 1):
+        start = start_outside(tokens, length)
+        assert start in ends
+        assert start == length or (start < length < len(tokens) and tokens[length] < 0)
+
+
+def test_the_parts_of_positions(bench: MakeBench) -> None:
+    """Time, row and column, as the model was trained with."""
+    one = bench("qwen2vl")
+    assert one.pictures is not None
+    _, [picture] = one.pictures.read(["the", 0], [("picture 0", LARGE)])
+    count = picture.end - picture.start
+    assert (count, picture.chunk.num_positions) == (28, 7)
+    expected = [(10, 10 + index // 7, 10 + index % 7, 0) for index in range(count)]
+    assert [tuple(column) for column in one.pictures.positions(picture.chunk, 10).T] == expected
+    ask(one, "the", LARGE)
+    assert {slot.num_in_place for slot in one.engine.slots.all} == {0, 28 - 7}
+
+
+def test_choices_share_a_picture(bench: MakeBench) -> None:
+    for options in ({}, {"kv_unified": True}):
+        one = bench("qwen2vl", parallel=3, **options)
+        client = ask(one, "the cat", LARGE, "is", n=3)
+        assert {client.text(choice) for choice in range(3)} == {ask(one, "the cat", LARGE, "is", cache_prompt=False).text()}
+        one.check_idle()
+
+
+@pytest.mark.parametrize("rows", [3, 5, 512])
+def test_a_client_that_leaves_in_the_middle_of_a_picture(bench: MakeBench, rows: int) -> None:
+    """The next prompt continues there, or computes the picture again, and says the same."""
+    one = bench("qwen2vl", parallel=1, batch_size=rows, ubatch_size=rows)
+    expected = {end: ask(one, "the cat", LARGE, end, cache_prompt=False).text() for end in ("is", "on")}
+    slot = one.engine.slots.all[0]
+    for num_steps in range(8):
+        one.engine.prefixes.forget(slot)
+        left = one.show("the cat", LARGE, "is")
+        one.step_until(lambda: min(slot.tokens, default=0) < 0)
+        for _ in range(num_steps):
+            one.step()
+        one.ring.detach(left.request_id)
+        one.engine.abort(left.request_id)
+        for end in ("on", "is") if num_steps % 2 else ("is", "on"):
+            assert ask(one, "the cat", LARGE, end).text() == expected[end]
+    one.check_idle()
+
+
+def test_a_decode_that_is_cut_short_inside_a_picture(bench: MakeBench) -> None:
+    one = bench("qwen2vl", parallel=1, batch_size=5, ubatch_size=5)
+    expected = ask(one, "the cat", LARGE, "is", cache_prompt=False).text()
+    slot, decode = one.engine.slots.all[0], one.context.decode_embeddings
+    one.engine.prefixes.forget(slot)
+    left = one.show("the cat", LARGE, "is")
+
+    def cut_short(*arguments: Any, **more: Any) -> int:
+        code = decode(*arguments, **more)
+        return ABORTED if slot.tokens[-1] < 0 else code
+
+    one.context.decode_embeddings = cut_short  # type: ignore[method-assign]
+    one.step_until(lambda: not one.engine.has_work)
+    assert not left.texts
+    one.ring.detach(left.request_id)
+    one.context.decode_embeddings = decode  # type: ignore[method-assign]
+    assert ask(one, "the cat", LARGE, "is").text() == expected
+    one.check_idle()
+
+
+@pytest.mark.parametrize("rows", [4, 512])
+def test_a_recurrent_state_and_positions_with_parts(bench: MakeBench, rows: int) -> None:
+    """As in Qwen3.5: what follows a picture begins at a checkpoint, and there is none inside of a picture."""
+    options: dict[str, Any] = {"batch_size": rows, "ubatch_size": rows, "checkpoint_min_step": 1, "parallel": 1}
+    one, alone = bench("qwen2vl", "state", **options), bench("qwen2vl", "state", **options)
+    words = "the cat and the dog and the man and all of you " * 2
+    first = (words, LARGE, words)
+    for parts in (first, (words, LARGE, "two"), (*first, ONE, words), (*first, ONE, "we"), (words, OTHER)):
+        client = ask(one, *parts)
+        assert client.text() == ask(alone, *parts, cache_prompt=False).text()
+        held = one.engine.slots.all[0]
+        assert all(held.tokens[checkpoint.length - 1] >= 0 for checkpoint in held.checkpoints)
+    assert client.finish["cached_tokens"] > 0
+    one.check_idle()
+
+
+# ---------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_shapes(bench: MakeBench, kind: str) -> None:
+    """One pixel, a line, a column."""
+    one = bench(kind)
+    for width, height in ((1, 1), (1, 100), (100, 1), (3, 2), (29, 500)):
+        assert ask(one, "the", png(picture(8, width, height)), "is", max_tokens=4).text()
+    one.check_idle()
 
 
 def test_tokens_of_each_file() -> None:
@@ -275,6 +423,7 @@ def test_sizes_are_read_before_anything_is_decoded() -> None:
     for file, problem in (
         (bytes(wide), "50000 x 50000"),
         (b"GIF89a\xff\xff\xff\xff", "65535 x 65535"),
+        (png(picture(1, 600, 2)), "600 x 2 pixels, but no side"),
         (b"", "empty"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "cut short"),
         (b"<svg>", "SVG"),

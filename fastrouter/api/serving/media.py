@@ -14,7 +14,7 @@ from fastrouter.catalog.spec import ModelSpec
 from fastrouter.errors import CannotSee, ModelCannot, Unavailable
 from fastrouter.ipc.attached_files import AttachedFiles
 
-_NOT_ITS_PROJECTOR = "image input is not supported: this model's kind of projector, or of positions (M-RoPE), is not supported yet"
+_NOT_ITS_PROJECTOR = "image input is not supported: this model's projector is not for pictures"
 
 
 class Media:

@@ -24,11 +24,14 @@ from fastrouter.ipc.messages import Call, Load, Reply
 from fastrouter.worker.engine.engine import Engine
 from fastrouter.worker.kv.slots import AdapterSet, Slot
 from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.picture_tokens import count_in_place
 
 _HEAD = struct.Struct("<III")  # llama.cpp's magic, version, number of tokens
 _MAGIC = 0x67677371  # ggsq
 _FOOT = struct.Struct("<I8s")  # the length of the JSON before it, and a mark that it is ours
 _OURS = b"frslot01"
+_WITH_PICTURES = array("i", [-1])  # so llama-server begins the tokens of a slot with pictures
+_THEIRS = "it has pictures and was saved by llama-server, which writes them in another form"
 _BLOCK_BYTES = 1 << 20
 _NUM_SAMPLES, _SAMPLE_BYTES = 64, 4096
 
@@ -38,6 +41,7 @@ class SlotFiles:
 
     def __init__(self, context: Context, engine: Engine, load: Load, send: Callable[[Reply], None]) -> None:
         self._model_path = load.path
+        self._projector_path = load.options.mmproj
         self._folder = Path(load.options.slot_save_path or "/nonexistent")
         self._context = context
         self._slots, self._prefixes, self._adapters = engine.slots, engine.prefixes, engine.adapters
@@ -84,15 +88,13 @@ class SlotFiles:
 
     def _save(self, slot: Slot, name: str) -> dict[str, Any]:
         begun = time.perf_counter()
-        if min(slot.tokens, default=0) < 0:
-            raise InvalidRequest("Unable to save slot: its prompt has a picture, and slot files hold only text")
-        self._prefixes.cut(slot, min(slot.num_exact, len(slot.tokens)))  # moved tokens are not the start of a prompt, so not saved
+        self._prefixes.cut(slot, min(slot.num_exact, _end_of_text(slot.tokens)))  # moved tokens are not the start of a prompt, so not saved
         part = self._folder / f".slot-{os.getpid()}-{slot.id}.part"
         try:
             written = self._context.states.write_file(str(part), slot.id, slot.tokens)
             if not written:
                 raise FastrouterError(f"Unable to save slot: {name} could not be written")
-            self._sign(part, slot.adapters)
+            self._sign(part, slot)
             part.replace(self._folder / name)
         finally:
             with contextlib.suppress(OSError):
@@ -106,11 +108,13 @@ class SlotFiles:
             if not path.is_file():
                 raise InvalidRequest("there is no such file")
             with path.open("rb") as file:
-                num_tokens, adapters = _count_tokens(file), self._check(file)
-            tokens, read = self._read(path, slot, num_tokens)
+                num_tokens = _count_tokens(file)
+                adapters, has_pictures = self._check(file)
+            tokens, read = self._read(path, slot, num_tokens, has_pictures=has_pictures)
         except InvalidRequest as error:
             raise InvalidRequest(f"Unable to restore slot: {name}: {error.message}") from None
         slot.tokens.extend(tokens)
+        slot.num_in_place = count_in_place(tokens)
         slot.adapters = adapters
         return {"filename": name, "n_restored": len(tokens), "n_read": read, "timings": {"restore_ms": _ms_since(begun)}}
 
@@ -119,7 +123,7 @@ class SlotFiles:
         self._prefixes.forget(slot)
         return {"n_erased": num_erased}
 
-    def _read(self, path: Path, slot: Slot, num_tokens: int) -> tuple["array[int]", int]:
+    def _read(self, path: Path, slot: Slot, num_tokens: int, *, has_pictures: bool) -> tuple["array[int]", int]:
         """Into the slot's KV. Raises InvalidRequest, and then the slot is empty."""
         states = self._context.states
         if num_tokens > self._context.n_ctx_slot:
@@ -130,10 +134,10 @@ class SlotFiles:
             self._context.remove(slot.id)
             raise InvalidRequest("it is cut short, or from another model or llama.cpp, or larger than the free part of the KV cache")
         tokens, read = found
-        is_of_model = all(0 <= token < self._context.n_vocab for token in tokens)
-        if not is_of_model or states.span(slot.id)[1] != len(tokens) - 1:
+        is_of_model = all((token >= 0 or has_pictures) and token < self._context.n_vocab for token in tokens)
+        if not is_of_model or states.span(slot.id)[1] != len(tokens) - count_in_place(tokens) - 1:
             self._context.remove(slot.id)
-            raise InvalidRequest("its tokens do not match its state or this model")
+            raise InvalidRequest(_THEIRS if tokens[:1] == _WITH_PICTURES else "its tokens do not match its state or this model")
         return tokens, read
 
     # ------------------------------------------------------------ after llama.cpp's part
@@ -141,42 +145,65 @@ class SlotFiles:
     @cached_property
     def _fingerprint(self) -> str:
         """Of the model's file: models with the same architecture differ only in their weights."""
-        size = os.path.getsize(self._model_path)
-        digest = hashlib.sha256(str(size).encode())
-        with open(self._model_path, "rb") as file:
-            for number in range(_NUM_SAMPLES):
-                file.seek(size * number // _NUM_SAMPLES)
-                digest.update(file.read(_SAMPLE_BYTES))
-        return digest.hexdigest()
+        return _fingerprint_of(self._model_path)
 
-    def _sign(self, part: Path, adapters: AdapterSet) -> None:
+    @cached_property
+    def _projector(self) -> str:
+        """The fingerprint of the projector, which has made the pictures in a slot."""
+        return _fingerprint_of(self._projector_path) if self._projector_path is not None else ""
+
+    def _sign(self, part: Path, slot: Slot) -> None:
         with part.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
-            names = [[os.path.basename(self._adapters.all[number].path), scale] for number, scale in adapters]
-            content = orjson.dumps({"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names})
+            names = [[os.path.basename(self._adapters.all[number].path), scale] for number, scale in slot.adapters]
+            signed = {"bytes": size, "crc32": _crc32(file, size), "model": self._fingerprint, "adapters": names}
+            if min(slot.tokens, default=0) < 0:
+                signed["projector"] = self._projector
+            content = orjson.dumps(signed)
             file.seek(size)
             file.write(content + _FOOT.pack(len(content), _OURS))
 
-    def _check(self, file: BinaryIO) -> AdapterSet:
-        """The adapters that its KV was computed with. Raises InvalidRequest when the file is not complete or not of this model."""
+    def _check(self, file: BinaryIO) -> tuple[AdapterSet, bool]:
+        """(the adapters that its KV was computed with, whether it has pictures). Raises InvalidRequest when the file is not complete or not
+        of this model."""
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _FOOT.size))
         foot = file.read()
         length, magic = _FOOT.unpack(foot) if len(foot) == _FOOT.size else (0, b"")
         if magic != _OURS:  # llama-server's: it does not name adapters
-            return self._adapters.resolve(None)
+            return self._adapters.resolve(None), False
         file.seek(max(0, size - _FOOT.size - length))
         signed = _read_object(file.read(length))
         if signed.get("bytes") != size - _FOOT.size - length or signed.get("crc32") != _crc32(file, signed["bytes"]):
             raise InvalidRequest("it is damaged")
         if signed.get("model") != self._fingerprint:
             raise InvalidRequest("it was saved with another model")
+        if signed.get("projector", self._projector) != self._projector:
+            raise InvalidRequest("it has pictures and was saved with another projector (--mmproj)")
         known = {os.path.basename(adapter.path): number for number, adapter in enumerate(self._adapters.all)}
         pairs = _pairs_of(signed)
         missing = [name for name, _ in pairs if name not in known]
         if missing:
             raise InvalidRequest(f"it was saved with the LoRA adapter {missing[0]}, which is not loaded")
-        return self._adapters.resolve([[known[name], scale] for name, scale in pairs])
+        return self._adapters.resolve([[known[name], scale] for name, scale in pairs]), "projector" in signed
+
+
+def _fingerprint_of(path: str) -> str:
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for number in range(_NUM_SAMPLES):
+            file.seek(size * number // _NUM_SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _end_of_text(tokens: "array[int]") -> int:
+    """Without the picture at the end, if there is one: it may not be complete."""
+    length = len(tokens)
+    while length and tokens[length - 1] < 0:
+        length -= 1
+    return length
 
 
 def _count_tokens(file: BinaryIO) -> int:

@@ -272,7 +272,7 @@ class Embedder:
 
     def _compute_seen(self, job: EmbedJob, index: int, seen: SeenInput) -> None:
         """Raises LlamaError."""
-        job.results[index], num_decodes = seen.compute(self._context, job.embeddings)
+        job.results[index], num_decodes = seen.compute(self._context, job.embeddings, self._seen.positions)
         job.embeddings.clear()
         self._num_decodes += num_decodes
         job.num_done += 1

@@ -271,7 +271,7 @@ class Engine:
             num_accepted += 1
             has_ended = self._add(running, sample(address + num_accepted * self._row_bytes, n_vocab))
         if num_accepted < len(sequence.draft):
-            self._context.remove(slot.id, len(slot.tokens))
+            self._context.remove(slot.id, slot.next_pos)
         self.speculation.note(sequence, num_accepted)
         return has_ended
 

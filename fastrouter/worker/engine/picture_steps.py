@@ -12,6 +12,7 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.recovery import Recovery
 from fastrouter.worker.kv.prefixes import Prefixes
 from fastrouter.worker.llama.context import Context
+from fastrouter.worker.llama.picture_tokens import count_in_place
 from fastrouter.worker.llama.projector import Embeddings
 from fastrouter.worker.media.pictures import Pictures, PlacedPicture
 from fastrouter.worker.prefill_speed import LONG_NS
@@ -80,16 +81,19 @@ class PictureSteps:
             self._adapters.use(sequence.request.adapters, self._context)
         if self._prefixes.speed.expected_ns(end - start) > LONG_NS:
             self.before_long_step()
-        rows = embeddings[start - picture.start : end - picture.start]
+        part = slice(start - picture.start, end - picture.start)
+        rows, positions = embeddings[part], self._pictures.positions(picture.chunk, slot.pos_of(picture.start))[:, part]
         begun_ns = time.monotonic_ns()
         self.watch(sequence.request.id)
-        code = self._context.decode_embeddings(rows, start, slot.id, is_causal=is_causal)
+        code = self._context.decode_embeddings(rows, positions, slot.id, is_causal=is_causal)
         self.watch(0)
         if code:
             self._recovery.recover(code, Step((), (Piece(running, start, end),), 0))
             return
         self._prefixes.speed.note_prefill(len(rows), time.monotonic_ns() - begun_ns)
-        slot.tokens.extend(sequence.prefix[start:end])
+        added = sequence.prefix[start:end]
+        slot.tokens.extend(added)
+        slot.num_in_place += count_in_place(added)
         self._on_done(running)
 
 

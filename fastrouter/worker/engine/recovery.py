@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fastrouter.errors import FastrouterError
 from fastrouter.worker.engine.admission import Admission
 from fastrouter.worker.engine.answers import Answers
+from fastrouter.worker.kv.slots import Slot
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.schedule.scheduler import Step
 from fastrouter.worker.sequence import Running
@@ -66,10 +67,15 @@ class Recovery:
         """The client left while its prompt was computed. What the step added to the KV is removed; if that part is unknown, all is
         removed."""
         for slot in [running.slot for running in group]:
-            if not (self._context.can_forget_end and self._context.remove(slot.id, len(slot.tokens))):
+            can_forget_end = self._context.can_forget_end and not self._is_inside(slot)
+            if not (can_forget_end and self._context.remove(slot.id, slot.next_pos)):
                 self._admission.prefixes.forget(slot)
         for request in {running.sequence.request for running in group}:
             self._end_with(request.id, None)
+
+    def _is_inside(self, slot: Slot) -> bool:
+        """It may hold a part of a picture, and the parts of that have the same position."""
+        return self._context.num_position_parts > 1 and bool(slot.tokens) and slot.tokens[-1] < 0
 
     def _fail(self, failed: list[Running], error: FastrouterError) -> None:
         """The KV of these sequences is unknown now, so it is removed."""

@@ -17,12 +17,12 @@ def put_decoding(batch: Batch, decoding: Sequence[Running]) -> int:
     for running in decoding:
         sequence, slot = running.sequence, running.slot
         token[row] = sequence.next_token
-        pos[row] = len(slot.tokens)
+        pos[row] = next_pos = len(slot.tokens) - slot.num_in_place
         seq[row] = slot.id
         wants_logits[row] = 1
         row += 1
         if sequence.draft:
-            row = batch.put_draft(row, sequence.draft, len(slot.tokens) + 1, slot.id)
+            row = batch.put_draft(row, sequence.draft, next_pos + 1, slot.id)
     return row
 
 
@@ -33,9 +33,9 @@ def put_pieces(batch: Batch, pieces: Sequence[Piece], row: int) -> int:
         if not sequence.started_ns:
             sequence.started_ns = time.monotonic_ns()
         tokens = np.frombuffer(sequence.prefix, dtype=np.int32)[start:end]
-        seq_id = piece.running.slot.id
+        slot = piece.running.slot
         if sequence.reads_prompt:
-            row = batch.put_outputs(row, tokens, start, seq_id)
+            row = batch.put_outputs(row, tokens, slot.next_pos, slot.id)
         else:
-            row = batch.put_prompt(row, tokens, start, seq_id, wants_logits=piece.is_last)
+            row = batch.put_prompt(row, tokens, slot.next_pos, slot.id, wants_logits=piece.is_last)
     return row

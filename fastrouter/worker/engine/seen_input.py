@@ -3,8 +3,7 @@
 Never imports: worker.engine.embedder. Invariant: the pieces are computed in their order in one sequence, so each one sees those before it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 from fastrouter.options.limits import POOLING
 from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.context import Context
-from fastrouter.worker.llama.projector import Embeddings
+from fastrouter.worker.llama.projector import Embeddings, PictureChunk
 from fastrouter.worker.media.pictures import Key, PlacedPicture
 
 Vectors = NDArray[np.float32]
+Positions = Callable[[PictureChunk, int], NDArray[np.int32]]  # (chunk, its first position)
 SEQUENCE = 0
 
 
@@ -31,37 +31,35 @@ class SeenInput:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def compute(self, context: Context, embeddings: Mapping[Key, Embeddings]) -> tuple[Vectors, int]:
-        """(one row; without pooling one for each token, number of decodes). Raises LlamaError."""
+    def compute(self, context: Context, embeddings: Mapping[Key, Embeddings], positions: Positions) -> tuple[Vectors, int]:
+        """(one row; without pooling one for each token, number of decodes). `positions`: see Projector.positions. Raises LlamaError."""
         found: list[Vectors] = []
         counts: list[int] = []
-        for piece in self._pieces(context.n_batch, embeddings):
-            self._decode(context, piece, sum(counts))
-            found.append(_vectors(context, len(piece)))
-            counts.append(len(piece))
+        for code, count in self._decode(context, embeddings, positions):
+            if code:
+                raise LlamaError(f"llama_decode failed with code {code}")
+            found.append(_vectors(context, count))
+            counts.append(count)
         return pooled(context.pooling, found, counts), len(counts)
 
-    def _decode(self, context: Context, piece: NDArray[Any], start: int) -> None:
-        if piece.ndim == 1:
-            code = context.decode(context.batch.put_outputs(0, piece, start, SEQUENCE))
-        else:
-            code = context.decode_embeddings(piece, start, SEQUENCE, is_causal=self._is_causal, are_outputs=True)
-        if code:
-            raise LlamaError(f"llama_decode failed with code {code}")
-
-    def _pieces(self, most: int, embeddings: Mapping[Key, Embeddings]) -> Iterator[NDArray[Any]]:
-        """Tokens, or rows of a picture."""
-        start = 0
-        for picture in self.pictures:
-            yield from _cut(self.tokens[start : picture.start], most)
-            rows = embeddings[picture.chunk.key]
-            yield from _cut(rows, most if self._is_causal else len(rows))
-            start = picture.end
-        yield from _cut(self.tokens[start:], most)
+    def _decode(self, context: Context, embeddings: Mapping[Key, Embeddings], positions: Positions) -> Iterator[tuple[int, int]]:
+        """The code of llama_decode and the number of rows, for each piece."""
+        start = position = 0
+        for picture in (*self.pictures, None):
+            tokens = self.tokens[start : picture.start if picture is not None else None]
+            for part in _cut(len(tokens), context.n_batch):
+                yield context.decode(context.batch.put_outputs(0, tokens[part], position + part.start, SEQUENCE)), len(tokens[part])
+            position += len(tokens)
+            if picture is not None:
+                rows, places = embeddings[picture.chunk.key], positions(picture.chunk, position)
+                for part in _cut(len(rows), context.n_batch if self._is_causal else len(rows)):
+                    seen = context.decode_embeddings(rows[part], places[:, part], SEQUENCE, is_causal=self._is_causal, are_outputs=True)
+                    yield seen, len(rows[part])
+                start, position = picture.end, position + picture.chunk.num_positions
 
 
-def _cut(rows: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
-    return (rows[start : start + most] for start in range(0, len(rows), most))
+def _cut(count: int, most: int) -> Iterator[slice]:
+    return (slice(start, min(start + most, count)) for start in range(0, count, most))
 
 
 def _vectors(context: Context, num_rows: int) -> Vectors:

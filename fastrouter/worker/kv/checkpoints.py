@@ -50,6 +50,8 @@ class Checkpoints:
         is_last = length == num_prompt - NUM_LAST and num_prompt >= MIN_PROMPT
         if length <= previous or length >= num_prompt or not (is_last or length - previous >= self._min_step):
             return
+        if slot.tokens[-1] < 0:  # its KV may not be cut inside of a picture; the next piece of text is after it
+            return
         state = self._states.save(slot.id, is_part=True)
         if state is None:
             return

@@ -14,6 +14,7 @@ from fastrouter.worker.kv.prompt_cache import CachedPrompt, PromptCache
 from fastrouter.worker.kv.slots import ALL, AdapterSet, Slot, Slots, common_prefix
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
+from fastrouter.worker.llama.picture_tokens import count_in_place, start_outside
 from fastrouter.worker.prefill_speed import PrefillSpeed
 
 MIN_COPIED = 8  # tokens; fewer are computed as quickly
@@ -35,6 +36,7 @@ class Prefixes:
         self._n_swa = model.n_swa
         self._loses_tokens = bool(model.n_swa) and not options.swa_full
         self._can_cut = context.can_cut
+        self._has_parts = context.num_position_parts > 1
         self._can_move = self._can_cut and not self._n_swa and self._states.can_shift
         self.checkpoints = Checkpoints(self._states, options, len(slots), is_needed=not self._can_cut or bool(self._n_swa))
 
@@ -68,18 +70,21 @@ class Prefixes:
             self.start_over(slot, adapters)
         return self.cut(slot, length)
 
-    def _can_cut_to(self, num_held: int, oldest: int, length: int) -> bool:
-        if length == num_held:
+    def _can_cut_to(self, tokens: "array[int]", oldest: int, length: int) -> bool:
+        if length == len(tokens):
             return True
         # Otherwise a recurrent state covers all tokens, or a window has moved past the next one. Cells outside of a window are freed in any
         # order, so the oldest token may still be there when a later one is gone.
-        if not self._can_cut or (self._loses_tokens and num_held > self._n_swa):
+        if not self._can_cut or (self._loses_tokens and len(tokens) > self._n_swa):
             return False
-        return oldest <= max(0, length - self._n_swa + 1)
+        pos = length - count_in_place(tokens[:length]) if self._has_parts and self._n_swa else length
+        return oldest <= max(0, pos - self._n_swa + 1)
 
     def _usable(self, held: Slot | CachedPrompt, oldest: int, shared: int) -> int:
-        """How much of a shared start is usable: all of it, or up to a checkpoint."""
-        if self._can_cut_to(len(held.tokens), oldest, shared):
+        """How much of a shared start is usable: all of it, or up to a checkpoint, or up to a picture whose tokens share a position."""
+        if self._has_parts:
+            shared = start_outside(held.tokens, shared)
+        if self._can_cut_to(held.tokens, oldest, shared):
             return shared
         found = longest(held.checkpoints, shared)
         return found.length if found else 0
@@ -96,7 +101,7 @@ class Prefixes:
     def _oldest_in_state(self, slot: Slot) -> int:
         """The first position that `States.save` stores: of a window, only what the next token sees."""
         oldest = self._context.oldest_pos(slot.id)
-        return max(oldest, len(slot.tokens) - self._n_swa + 1) if self._n_swa else oldest
+        return max(oldest, slot.next_pos - self._n_swa + 1) if self._n_swa else oldest
 
     def _donor(self, slot: Slot, prompt: "array[int]", adapters: AdapterSet, most: int) -> tuple[Slot | None, int]:
         """(another slot that holds the longest start, its length)"""
@@ -139,10 +144,12 @@ class Prefixes:
     def cut(self, slot: Slot, length: int) -> int:
         """Remove all tokens after `length`. Returns what is left: some memories can only remove everything."""
         if length < len(slot.tokens):
-            if not (length and self._go_back(slot, length) and self._context.remove(slot.id, length)):
+            pos = slot.pos_of(length)
+            if not (length and self._go_back(slot, length) and self._context.remove(slot.id, pos)):
                 self.forget(slot)
                 return 0
             del slot.tokens[length:]
+            slot.num_in_place = length - pos
             slot.checkpoints = [checkpoint for checkpoint in slot.checkpoints if checkpoint.length <= length]
         if length <= slot.num_exact:
             slot.num_exact = ALL
@@ -150,7 +157,7 @@ class Prefixes:
 
     def _go_back(self, slot: Slot, length: int) -> bool:
         """The part that cannot be cut becomes what it was then. False: it is lost."""
-        if self._can_cut_to(len(slot.tokens), self._context.oldest_pos(slot.id), length):
+        if self._can_cut_to(slot.tokens, self._context.oldest_pos(slot.id), length):
             return True
         found = longest(slot.checkpoints, length)
         return found is not None and found.length == length and self._states.restore(slot.id, found.state, is_part=True)
@@ -159,7 +166,7 @@ class Prefixes:
         if slot.tokens:
             self._context.remove(slot.id)
             del slot.tokens[:]
-        slot.has_shared_cells, slot.num_exact = False, ALL
+        slot.has_shared_cells, slot.num_exact, slot.num_in_place = False, ALL, 0
         slot.checkpoints = []
 
     def start_over(self, slot: Slot, adapters: AdapterSet) -> None:
@@ -175,7 +182,7 @@ class Prefixes:
             self._context.remove(slot.id)
             return False
         slot.tokens.extend(donor.tokens)
-        slot.adapters, slot.num_exact = donor.adapters, donor.num_exact
+        slot.adapters, slot.num_exact, slot.num_in_place = donor.adapters, donor.num_exact, donor.num_in_place
         slot.checkpoints = donor.checkpoints[:]
         return True
 
@@ -269,6 +276,7 @@ class Prefixes:
                 self.parking.give_up(kept, "llama.cpp cannot read it")  # there was room
             return 0
         slot.tokens.extend(kept.tokens)
+        slot.num_in_place = count_in_place(kept.tokens)
         slot.adapters, slot.checkpoints = kept.adapters, list(kept.checkpoints)
         return self._usable_of(slot, length)
 

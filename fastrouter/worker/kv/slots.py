@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrouter.worker.llama.picture_tokens import count_in_place
 from fastrouter.worker.llama.sequence_state import SavedState
 
 SIMILARITY = 0.1  # a shared start that is a smaller part of the prompt is not worth the loss of another conversation's cache
@@ -27,13 +28,17 @@ class Checkpoint(NamedTuple):
 
 
 class Slot:
-    """One sequence id. `tokens[i]` is at position i of its KV, which was computed with `adapters`."""
+    """One sequence id. `tokens` are in its KV, which was computed with `adapters`; `tokens[i]` is at position `pos_of(i)`."""
 
-    __slots__ = ("adapters", "checkpoints", "has_shared_cells", "id", "is_busy", "last_task", "last_used", "num_exact", "tokens")
+    __slots__ = (
+        *("adapters", "checkpoints", "has_shared_cells", "id", "is_busy", "last_task", "last_used"),
+        *("num_exact", "num_in_place", "tokens"),
+    )
 
     def __init__(self, slot_id: int) -> None:
         self.id = slot_id
         self.tokens: array[int] = array("i")
+        self.num_in_place = 0  # of its tokens, those that do not advance the position: of pictures, in models with M-RoPE
         self.adapters: AdapterSet = ()
         self.checkpoints: list[Checkpoint] = []  # of its tokens, the shortest first
         self.is_busy = False
@@ -44,6 +49,15 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {'busy' if self.is_busy else 'idle'} {len(self.tokens)} tokens>"
+
+    @property
+    def next_pos(self) -> int:
+        """The position of the next token."""
+        return len(self.tokens) - self.num_in_place
+
+    def pos_of(self, length: int) -> int:
+        """The position after this many of its tokens."""
+        return length - (count_in_place(self.tokens[:length]) if self.num_in_place else 0)
 
     def shared_with(self, prompt: "array[int]", adapters: AdapterSet, *, is_exact: bool = True) -> int:
         """How much of the prompt's start this KV holds."""

@@ -16,8 +16,8 @@ class Batch:
     `n_seq_id` is always 1 and `seq_id[i]` always points at `seq[i]`.
     """
 
-    def __init__(self, capacity: int, struct: Any) -> None:
-        """`struct`: an empty llama_batch."""
+    def __init__(self, capacity: int, struct: Any, num_position_parts: int = 1) -> None:
+        """`struct`: an empty llama_batch. `num_position_parts`: of rows that are not tokens."""
         self.capacity = capacity
         self.token = (_I * capacity)()
         self.pos = (_I * capacity)()
@@ -38,22 +38,26 @@ class Batch:
         batch.logits = ctypes.cast(self.logits, type(batch.logits))
         self.embeddings = type(batch).from_buffer_copy(batch)  # the same rows without tokens
         self.embeddings.token = None
+        self._parts = np.zeros(num_position_parts * capacity, dtype=np.int32)
+        self.embeddings.pos = ctypes.cast(self._parts.ctypes.data, type(batch.pos))
 
     def put_prompt(self, row: int, tokens: NDArray[np.int32], first_pos: int, seq_id: int, *, wants_logits: bool) -> int:
         """Rows for a piece of a prompt; logits for its last token only when wanted. Returns the next free row."""
         end = row + len(tokens)
         self._token_view[row:end] = tokens
-        self.put_places(len(tokens), first_pos, seq_id, row)
+        np.add(self._positions[: len(tokens)], first_pos, out=self._pos_view[row:end])
+        self._seq_view[row:end] = seq_id
+        self._logits_view[row:end] = 0
         if wants_logits:
             self.logits[end - 1] = 1
         return end
 
-    def put_places(self, count: int, first_pos: int, seq_id: int, row: int = 0, *, are_outputs: bool = False) -> None:
-        """Rows of one sequence, without logits or all with; the caller sets what is computed there."""
-        end = row + count
-        np.add(self._positions[:count], first_pos, out=self._pos_view[row:end])
-        self._seq_view[row:end] = seq_id
-        self._logits_view[row:end] = are_outputs
+    def put_embeddings(self, positions: NDArray[np.int32], seq_id: int, *, are_outputs: bool = False) -> None:
+        """Rows of one sequence, without logits or all with, for `embeddings`. `positions`: a column for each of them."""
+        count = positions.shape[1]
+        self._parts[: positions.size] = positions.ravel()
+        self._seq_view[:count] = seq_id
+        self._logits_view[:count] = are_outputs
 
     def put_draft(self, row: int, tokens: list[int], first_pos: int, seq_id: int) -> int:
         """Rows for a few tokens, each with logits. Returns the next free row."""

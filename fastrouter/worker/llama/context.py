@@ -28,6 +28,8 @@ _set_abort_callback = bind("llama_set_abort_callback", None, P, P, P)
 _set_control_vector = bind("llama_set_adapter_cvec", I, P, P, ctypes.c_size_t, I, I, I)
 _set_adapters = bind("llama_set_adapters_lora", I, P, P, ctypes.c_size_t, P)
 _state_functions = StateFunctions(lib)
+_ROPE_TYPES_WITH_PARTS = (8, 40)  # M-RoPE and its interleaved form
+_NUM_PARTS = 4  # of their positions: time, row, column, and one that is hardly used
 
 
 class Context:
@@ -63,7 +65,8 @@ class Context:
         self.states = States(_state_functions, self.pointer, self.memory)
         self.can_cut: bool = not model.has_state  # a recurrent state cannot go back by one token
         self.can_forget_end: bool = self.can_cut and not model.n_swa  # the last tokens; a window has lost others because of them
-        self.batch = Batch(self.n_batch, api.llama_batch())
+        self.num_position_parts = _NUM_PARTS if api.llama_model_rope_type(model.pointer) in _ROPE_TYPES_WITH_PARTS else 1
+        self.batch = Batch(self.n_batch, api.llama_batch(), self.num_position_parts)
         self.pooling: int = api.llama_pooling_type(self.pointer)
         is_rank = self.pooling == POOLING["rank"]
         # An embedding from only the last token, which has seen all others through the cache: they need not be computed with it.
@@ -129,11 +132,11 @@ class Context:
         return code
 
     def decode_embeddings(
-        self, rows: NDArray[np.float32], first_pos: int, seq_id: int, *, is_causal: bool, are_outputs: bool = False
+        self, rows: NDArray[np.float32], positions: NDArray[np.int32], seq_id: int, *, is_causal: bool, are_outputs: bool = False
     ) -> int:
-        """Like `decode`, for rows that are not tokens. No logits. `is_causal` False: all of them see each other. `are_outputs`: their
-        embeddings are wanted."""
-        self.batch.put_places(len(rows), first_pos, seq_id, are_outputs=are_outputs)
+        """Like `decode`, for rows that are not tokens. No logits. `positions`: a row for each part of a position, a column for each row.
+        `is_causal` False: all of them see each other. `are_outputs`: their embeddings are wanted."""
+        self.batch.put_embeddings(positions, seq_id, are_outputs=are_outputs)
         struct = self.batch.embeddings
         struct.n_tokens, struct.embd = len(rows), rows.ctypes.data_as(type(struct.embd))
         if is_causal:

@@ -148,8 +148,12 @@ class Projector:
 
     def _tokens_of(self, pointer: int) -> "array[int]":
         count = ctypes.c_size_t()
-        tokens = self._lib.mtmd_input_chunk_get_tokens_text(pointer, ctypes.byref(count))
-        return array("i", tokens[: count.value])
+        tokens = array("i", self._lib.mtmd_input_chunk_get_tokens_text(pointer, ctypes.byref(count))[: count.value])
+        if min(tokens, default=0) < 0:
+            raise LlamaError(
+                "the model's vocabulary has not all tokens that its projector puts around pictures: get both from the same place"
+            )
+        return tokens
 
     def encode(self, chunk: PictureChunk) -> Embeddings:
         """Takes long. Raises LlamaError."""
@@ -158,6 +162,17 @@ class Projector:
             raise LlamaError("llama.cpp could not compute a picture")
         values = lib.mtmd_get_output_embd(self.pointer)
         return np.ctypeslib.as_array(values, (chunk.num_tokens, self._width)).copy()
+
+    def positions(self, chunk: PictureChunk, first_pos: int) -> NDArray[np.int32]:
+        """A column for each token. Its rows are what a batch wants: the position, or its parts (time, row, column, rest)."""
+        lib, count = self._lib, chunk.num_tokens
+        image = lib.mtmd_input_chunk_get_tokens_image(chunk.pointer) if self.has_own_positions else None
+        if image is None:  # it is read like text
+            return np.tile(np.arange(first_pos, first_pos + count, dtype=np.int32), (4 if self.has_own_positions else 1, 1))
+        found = (lib.mtmd_decoder_pos * count)()
+        lib.mtmd_helper_image_get_decoder_pos(image, first_pos, found)
+        time, column, row, rest = np.frombuffer(found, np.int32).reshape(count, 4).T
+        return np.stack((time, row, column, rest))
 
     def close(self) -> None:
         if self.pointer:

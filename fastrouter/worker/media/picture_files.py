@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 MAX_PIXELS = 50_000_000  # a decoded picture takes 3 bytes for each, and a few times that while it is decoded
 MAX_WEBP_PIXELS = 25_000_000  # its decoder takes four times as much
+MAX_RATIO = 200  # of its sides: a projector for any size makes a line as wide as one token, and that may be very much larger
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _KINDS = (_PNG, b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
 MAX_SCANS = 100  # of a JPEG: each one goes over all pixels
@@ -32,6 +33,8 @@ def check(file: bytes) -> None:
     most = MAX_WEBP_PIXELS if is_webp(file) else MAX_PIXELS
     if width * height > most:
         raise ValueError(f"is a picture of {width} x {height} pixels, but at most {most} are decoded: send a smaller one")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(f"is a picture of {width} x {height} pixels, but no side may be more than {MAX_RATIO} times as long as the other")
     if file.startswith(_PNG):
         _check_content(file, width, height)
 

@@ -4,7 +4,6 @@ Never imports: worker.kv, worker.text. Invariant: a picture is computed once at 
 place. The tokens of a picture are negative and come from a hash of its file, so equal prompts are equal lists of tokens.
 """
 
-import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastrouter.errors import FastrouterError, InvalidRequest
 from fastrouter.options.limits import KEPT_PICTURES_BYTES
+from fastrouter.worker.llama.picture_tokens import tokens_of
 from fastrouter.worker.llama.projector import BrokenFile, Embeddings, PictureChunk, Projector
 from fastrouter.worker.media import picture_files, webp
-
-_SIGN = np.int32(-(1 << 31))
 
 Key = tuple[str, int]
 
@@ -93,12 +92,16 @@ class Pictures:
                         f"load the model with --ubatch-size {chunk.num_tokens}"
                     )
                 placed.append(PlacedPicture(len(tokens), len(tokens) + chunk.num_tokens, chunk))
-                tokens.extend(tokens_of(chunk.key, chunk.num_tokens))
+                tokens.extend(tokens_of(chunk.key, chunk.num_tokens, chunk.num_positions))
             else:
                 tokens.extend(chunk)
         return tokens, placed
 
     # ------------------------------------------------------------ embeddings
+
+    def positions(self, chunk: PictureChunk, first_pos: int) -> NDArray[np.int32]:
+        """See Projector.positions."""
+        return self._projector.positions(chunk, first_pos)
 
     @property
     def is_encoding(self) -> bool:
@@ -163,9 +166,3 @@ def _readable(file: bytes) -> bytes:
     if not webp.is_installed():
         raise ValueError("is WebP, which this server cannot decode: install fastrouter[webp], or send PNG or JPEG")
     return webp.to_bmp(file)
-
-
-def tokens_of(key: Key, count: int) -> "array[int]":
-    """Negative numbers that stand for the tokens of a picture."""
-    digest = hashlib.shake_128(f"{key[0]} {key[1]} {count}".encode()).digest(4 * count)
-    return array("i", (np.frombuffer(digest, np.int32) | _SIGN).tobytes())
