@@ -49,7 +49,6 @@ _NOT_YET = """
 --adaptive-target | --adaptive-decay | -lcs --lookup-cache-static | -lcd --lookup-cache-dynamic |
 --kv-unified-per-slot KV_UNIFIED_PER_SLOT |
 -mmu --mmproj-url MMPROJ_URL | -mmdev --mmproj-device | --mtmd-batch-max-tokens MTMD_BATCH_MAX_TOKENS |
---video-fps VIDEO_FPS | --video-timestamp-interval VIDEO_TIMESTAMP_INTERVAL | --video-ffmpeg-dir VIDEO_FFMPEG_DIR |
 --tools-runtime TOOLS_RUNTIME |
 --log-prompts-dir | --spec-draft-hf -hfd -hfrd --hf-repo-draft SPEC_DRAFT_HF_REPO |
 --spec-synth-len SPEC_SYNTH_LEN | --spec-synth-rates SPEC_SYNTH_RATES |

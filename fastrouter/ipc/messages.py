@@ -56,7 +56,8 @@ class Generate:
 
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
-    pictures: list[list[str]] = field(default_factory=list)  # [[mark, name of its field], ...]; a mark stands for it in `messages`
+    # [[mark, name of its field], ...]; a mark stands for it in `messages`. Other files than pictures have their kind there too.
+    pictures: list[list[str]] = field(default_factory=list)
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None  # "auto" | "none" | "required" | {"names": [...], "required": bool}

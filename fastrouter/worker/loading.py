@@ -164,16 +164,17 @@ class Loader:
         )
 
     def _open_projector(self, model: Model) -> Projector | None:
-        """None: its requests cannot have pictures."""
+        """None: its requests can only have text."""
         options = self._load.options
         if options.mmproj is None or options.embedding:
             return None
         projector = Projector(model, options.mmproj, options)
         self._end_phase("projector")
-        if projector.sees and not projector.has_own_positions:
+        takes_any = projector.sees or projector.hears
+        if takes_any and not projector.has_own_positions:
             return projector
         projector.close()
-        why = "its positions (M-RoPE) are not supported yet" if projector.sees else "it is not for pictures"
+        why = "its positions (M-RoPE) are not supported yet" if takes_any else "it is neither for pictures nor for audio"
         self._wire.send(Notice("warning", f"the projector {options.mmproj} is not used: {why}"))
         return None
 

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter.catalog import capabilities as module
 from fastrouter.catalog.capabilities import (
-    SERVED_MODALITIES,
     TemplateFeatures,
     capabilities,
     embedding_options,
@@ -197,17 +195,12 @@ def test_options_of_rankers_and_of_others() -> None:
 PROJECTORS = (None, IMAGE, AUDIO, BOTH, OLD)
 
 
-def test_modalities_are_those_that_are_served() -> None:
-    assert SERVED_MODALITIES == ("text", "image")
-    sees = ["text", "image"]
-    assert [input_modalities(header(), projector) for projector in PROJECTORS] == [["text"], sees, ["text"], sees, sees]
-    assert input_modalities(None, None, has_projector=True) == sees
+def test_positions_of_several_parts_are_for_text() -> None:
     with_parts = header(has_rope_sections=True)
     assert [input_modalities(with_parts, projector) for projector in PROJECTORS] == [["text"]] * 5
 
 
-def test_modalities_that_a_projector_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SERVED_MODALITIES", ("text", "image", "audio"))
+def test_modalities_that_a_projector_is_for() -> None:
     assert [input_modalities(header(), projector) for projector in PROJECTORS] == [
         ["text"],
         ["text", "image"],

@@ -39,7 +39,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "builtin_templates",
         "tool_definitions",
     ),
-    "ipc": ("descriptors", "attached_files", "parked", "messages", "wire", "async_wire", "records"),
+    "ipc": ("descriptors", "attached_files", "frames", "parked", "messages", "wire", "async_wire", "records"),
     "system": (
         "machine",
         "read_ahead",
@@ -52,6 +52,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "reexec",
         "line_sink",
         "near_names",
+        "ffmpeg",
         "standard_streams",
     ),
     "worker": (

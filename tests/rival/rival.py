@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+from tiny_audio import make_both, make_ultravox
 from tiny_encoders import make_bert
 from tiny_models import make_control_vector, make_llama, make_lora
 from tiny_projectors import make_gemma3, make_llava
@@ -31,6 +32,7 @@ class Case:
     path: str
     body: Any = None  # None: GET; bytes are sent unchanged
     method: str = ""
+    content_type: str = "application/json"
 
     @property
     def id(self) -> str:
@@ -48,6 +50,8 @@ def make_models(folder: Path) -> None:
     make_llama(folder / "sees.gguf", seed=1, chat_template=TEMPLATE)
     make_llava(folder / "mmproj-llava.gguf")
     make_gemma3(folder / "mmproj-gemma3.gguf")
+    make_ultravox(folder / "mmproj-ultravox.gguf")
+    make_both(folder / "mmproj-both.gguf")
     for seed in (1, 2):
         make_llama(folder / "dir" / f"tiny{seed}.gguf", seed=seed)
 
@@ -56,7 +60,7 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     """Understood by both."""
     shared = ["-t", "2", "--host", "127.0.0.1"]
     one = ["--slots", "--metrics", *shared]
-    if server in SEEING:
+    if server in (*SEEING, *HEARING):
         model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
         return [*model, "-c", "2048", "-np", "1", *one]
     return {
@@ -84,6 +88,7 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
 
 
 SEEING = ("llava", "gemma3")
+HEARING = ("ultravox", "both")
 FLAGGED = {
     "linear": ["--rope-scaling", "linear", "--rope-scale", "4", "--rope-freq-base", "500000"],
     "yarn": ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "128", "--yarn-beta-fast", "16"],
@@ -91,14 +96,14 @@ FLAGGED = {
     "metadata": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false,llama.rope.freq_base=float:100", "--check-tensors"],
     "placed": ["-ot", "blk.0.ffn_up=CPU", "--n-cpu-ffn", "1", "-dev", "none", "--no-repack", "-nkvo", "--no-host", "-lzm", "off"],
 }
-SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING)
+SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING, *HEARING)
 
 
 def ask(port: int, case: Case) -> dict[str, Any]:
     """Status and body; the events of a stream."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     data = case.body if isinstance(case.body, bytes | None) else json.dumps(case.body).encode()
-    connection.request(case.method or ("GET" if case.body is None else "POST"), case.path, data, {"Content-Type": "application/json"})
+    connection.request(case.method or ("GET" if case.body is None else "POST"), case.path, data, {"Content-Type": case.content_type})
     response = connection.getresponse()
     content_type, text = response.getheader("Content-Type", ""), response.read().decode()
     connection.close()

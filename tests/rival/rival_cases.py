@@ -3,7 +3,8 @@
 import base64
 from typing import Any
 
-from rival import FLAGGED, GREEDY, Case
+from rival import FLAGGED, GREEDY, HEARING, Case
+from rival_audio import of_audio
 from tiny_projectors import GIF, JPEG, bmp, image_part, picture, png
 
 PROMPT = "the cat is on"
@@ -219,3 +220,4 @@ def _flagged() -> list[Case]:
 
 
 CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_seeing("llava"), *_seeing("gemma3")]
+CASES += [case for server in HEARING for case in of_audio(server)]

@@ -6,7 +6,7 @@ or the first interval of silence, so an earlier error can still have its own sta
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -21,7 +21,7 @@ from fastrouter.api.requests.bodies import LONG_BODY, parse_object, read_long
 from fastrouter.api.requests.checks import invalid
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.requests.pictures import Pictures
+from fastrouter.api.requests.pictures import AUDIO, IMAGE, VIDEO, Pictures
 from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.recording import Recording
@@ -29,17 +29,19 @@ from fastrouter.api.serving.recordings import HEADER, Recordings
 from fastrouter.api.serving.stream import Stream
 from fastrouter.api.serving.timeline import Timeline
 from fastrouter.api.serving.whole import Whole
-from fastrouter.errors import CannotSee, FastrouterError, ModelCannot, Unavailable
+from fastrouter.errors import CannotHear, CannotSee, CannotWatch, FastrouterError, ModelCannot, Unavailable
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.routes import Handler
 from fastrouter.ipc.attached_files import AttachedFiles
-from fastrouter.ipc.messages import Generate
 from fastrouter.supervisor.lease import Lease
 from fastrouter.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("fastrouter.api")
 
+ReadVideo = Callable[[str, bytes], Awaitable[bytes]]
+
 _NOT_ITS_PROJECTOR = "image input is not supported: this model's kind of projector, or of positions (M-RoPE), is not supported yet"
+_CANNOT = {IMAGE: CannotSee, AUDIO: CannotHear, VIDEO: CannotWatch}
 MAX_NAME_CHARACTERS = 512  # of a recording
 
 
@@ -55,16 +57,18 @@ class Generator:
         is_verbose: bool = False,
         recordings: Recordings | None = None,
         media_path: Path | None = None,
+        read_video: ReadVideo | None = None,
     ) -> None:
         """`ping_interval_s`: a stream that was silent for this time gets a comment; 0 or less: never. `is_verbose`: as if each request
-        had asked for `verbose`. `recordings` has the streams that other requests can find. `media_path`: where pictures of file:// URLs
-        are."""
+        had asked for `verbose`. `recordings` has the streams that other requests can find. `media_path`: where files of file:// URLs
+        are. `read_video`: (name of its field, its file) -> its frames."""
         self._models = models
         self._supervisor = supervisor
         self._ping_interval_s = ping_interval_s
         self._is_verbose = is_verbose
         self._recordings = recordings or Recordings()
         self._media_path = media_path
+        self._read_video = read_video
         self._numbers = count(1)  # of requests
         self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # by the ids that their clients see
 
@@ -97,31 +101,25 @@ class Generator:
         ask = await read_long(read)
         if ask.pictures.all:
             self._check_sight(request, ask)
-            await read_long(partial(self._attach, ask))
+            contents = await read_long(partial(ask.pictures.contents, self._media_path))
+            if VIDEO in ask.pictures.kinds and self._read_video is not None:
+                contents = await _with_frames(ask.pictures, contents, self._read_video)
+            await read_long(partial(_attach, ask, contents))
         waits = self.start(request, exchange, ask, make_flavour)
         if waits is not None:
             await waits
 
     def _check_sight(self, request: Request, ask: Ask) -> None:
-        """Raises CannotSee for a picture that the model must see and cannot."""
+        """Raises ModelCannot for a picture, audio or video that the model must understand and cannot."""
         spec, _ = self._models.for_use(request, parse_object(request))
-        if "image" in spec.runner.modalities or spec.runner.wanted is not None:
+        if spec.runner.wanted is not None:
             return
-        if not all(picture.is_optional for picture in ask.pictures.all):
-            raise CannotSee if spec.runner.mmproj is None else ModelCannot(_NOT_ITS_PROJECTOR)
-        ask.generates = [_unseen(generate, ask.pictures) for generate in ask.generates]
-        ask.pictures.all.clear()
-
-    def _attach(self, ask: Ask) -> None:
-        """In a thread: files may have to be read."""
-        if not ask.pictures.all:
-            return
-        try:
-            ask.files = AttachedFiles(ask.pictures.contents(self._media_path))
-        except OSError as error:
-            raise Unavailable(f"there is no room for the pictures of this request: {error.strerror}") from None
-        for picture in ask.pictures.all:
-            picture.content = None  # the file has it
+        can = set(spec.runner.modalities) | ({VIDEO} if IMAGE in spec.runner.modalities else set())  # without ffmpeg, the error is another
+        for kind in sorted(ask.pictures.kinds - can):
+            has_other = kind == IMAGE and spec.runner.mmproj is not None and len(spec.runner.modalities) == 1
+            raise ModelCannot(_NOT_ITS_PROJECTOR) if has_other else _CANNOT[kind]
+        if IMAGE not in spec.runner.modalities:
+            _hide_pictures(ask)
 
     def start(
         self, request: Request, exchange: Exchange, ask: Ask, make_flavour: Callable[[str, Any], Flavour]
@@ -195,9 +193,32 @@ class Generator:
             _begin(answer, lease)
 
 
-def _unseen(generate: Generate, pictures: Pictures) -> Generate:
+async def _with_frames(files: Pictures, contents: list[bytes], read_video: ReadVideo) -> list[bytes]:
+    """Videos one after the other."""
+    for index, file in enumerate(files.all):
+        if file.kind == VIDEO:
+            contents[index] = await read_video(file.name, contents[index])
+    return contents
+
+
+def _attach(ask: Ask, contents: list[bytes]) -> None:
+    """In a thread: it may be much."""
+    if not contents:
+        return
+    try:
+        ask.files = AttachedFiles(contents)
+    except OSError as error:
+        raise Unavailable(f"there is no room for the files of this request: {error.strerror}") from None
+    for picture in ask.pictures.all:
+        picture.content = None  # the file has it
+
+
+def _hide_pictures(ask: Ask) -> None:
     """For a model that cannot see."""
-    return replace(generate, messages=pictures.unseen(generate.messages or []), pictures=[])
+    messages = [ask.pictures.unseen(generate.messages or []) for generate in ask.generates]
+    ask.pictures.all = [file for file in ask.pictures.all if file.kind != IMAGE]
+    marks = ask.pictures.marks
+    ask.generates = [replace(each, messages=shown, pictures=marks) for each, shown in zip(ask.generates, messages, strict=True)]
 
 
 def _begin(answer: Answer, lease: Lease) -> None:

@@ -13,7 +13,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.media.pictures import Pictures, PlacedPicture
+from fastrouter.worker.media.pictures import GivenFile, Pictures, PlacedPicture
 from fastrouter.worker.text.chat_template import with_system
 from fastrouter.worker.text.rendering import Chat, Renderer
 from fastrouter.worker.text.template_format import TemplateFormat
@@ -113,14 +113,14 @@ class Prompts:
         return self._renderer.render(chat)
 
     def _read_pictures(self, generate: Generate, text: str, files: tuple[bytes, ...], limit: int) -> ReadPrompt:
-        """In a job. The marks in the text become pictures."""
+        """In a job. The marks in the text become pictures and audio."""
         if self.pictures is None:
             raise CannotSee
         self._refuse_too_long(text, limit)
-        places = {mark: index for index, (mark, _) in enumerate(generate.pictures)}
+        places = {row[0]: index for index, row in enumerate(generate.pictures)}
         pieces = re.split(f"({'|'.join(map(re.escape, places))})", self._without_bos(text))
         parts = [places.get(piece, piece) for piece in pieces if piece]
-        named = [(name, file) for (_, name), file in zip(generate.pictures, files, strict=True)]
+        named = [GivenFile(row[1], file, *row[2:]) for row, file in zip(generate.pictures, files, strict=True)]
         tokens, placed = self.pictures.read(parts, named)
         self._drop_end(tokens)
         return ReadPrompt(tokens, text[-_END_CHARS:], tuple(placed))
