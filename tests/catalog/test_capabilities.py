@@ -129,7 +129,7 @@ BOTH, OLD = header("clip", has_vision_encoder=True, has_audio_encoder=True), hea
         (header(), TemplateFeatures(is_understood=False, problem="line 1: no"), None, {}, "completion"),
         (header(), ALL, IMAGE, {}, "completion chat tools thinking vision"),
         (header(has_rope_sections=True), ALL, IMAGE, {}, "completion chat tools thinking"),
-        (header(), TemplateFeatures(), BOTH, {}, "completion chat vision"),
+        (header(), TemplateFeatures(), BOTH, {}, "completion chat vision audio"),
         (header(has_infill_tokens=True), None, None, {}, "completion infill"),
         (header("bert"), None, None, {}, "embedding"),
         (header("nomic-bert-moe"), None, None, {}, "embedding"),

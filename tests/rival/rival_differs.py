@@ -20,9 +20,17 @@ DIFFERS: dict[str, dict[str, str]] = {
         f"*: chat with a {what}": {"json.error.message": NAMED, "json.error.param": NAMED}
         for what in ("broken picture", "picture that is none", "URL of another kind", "file")
     },
-    "*: chat with a picture and a grammar": {
-        f"json.{name}": NO_END for name in ("usage.completion_tokens", "usage.total_tokens", "timings.predicted_n")
+    **{
+        f"*: chat with {what} and a grammar": {
+            f"json.{name}": NO_END for name in ("usage.completion_tokens", "usage.total_tokens", "timings.predicted_n")
+        }
+        for what in ("a picture", "audio")
     },
+    **{
+        f"*: {what}": {"json.error.message": NAMED, "json.error.param": NAMED}
+        for what in ("chat with broken audio", "chat with audio that is none", "transcription as subtitles", "transcription of nothing")
+    },
+    "*: transcription as text": {"*": "it is served"},
     "*: messages with a picture": {"json.usage.cache_creation_input_tokens": "Anthropic's clients read it"},
     "tiny: completion of no tokens": {
         "json.content": "n_predict 0 fills the cache and generates nothing, as llama-server's documentation has it",
