@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import Answer, Router, StartRouter
 from tiny_models import make_llama
 from tiny_projectors import GEMMA3_TOKENS, make_gemma3, picture
+from tiny_video import make_programs
 
 from fastrouter.api.tools import video
 from fastrouter.ipc.frames import Frame, read_frames
@@ -24,9 +24,7 @@ MakeVideo = Callable[..., bytes]
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ffmpeg."""
-    folder = tmp_path_factory.mktemp("programs")
-    (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
-    return folder
+    return make_programs(tmp_path_factory.mktemp("some") / "programs")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +42,7 @@ def make_video(programs: Path) -> MakeVideo:
 @pytest.fixture(scope="module")
 def server(module_router: StartRouter, tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Router:
     folder = tmp_path_factory.mktemp("watching") / "sees"
+    folder.mkdir()
     make_llama(folder / "sees.gguf", seed=1, chat_template=TEMPLATE)
     make_gemma3(folder / "mmproj-sees.gguf")
     return module_router("--video-ffmpeg-dir", str(programs), models_dir=folder.parent)
@@ -134,7 +133,7 @@ def test_ffmpeg_may_open_nothing_else(programs: Path, tmp_path: Path, make_video
 
 def test_a_video_that_takes_too_long(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "DEADLINE_S", 1.0)
-    endless = [str(programs / "ffmpeg"), "-v", "error", "-f", "lavfi", "-i", "testsrc=d=1e9", "-f", "null", "-"]
+    endless = [str(programs / "ffmpeg"), "-v", "error", "-f", "lavfi", "-i", "testsrc", "-f", "null", "-"]
     assert video._run(endless, b"") == (b"", "ffmpeg needed more than 1 seconds")
 
 

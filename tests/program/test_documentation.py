@@ -206,15 +206,6 @@ def test_endpoints_exist(fleet: Router) -> None:
         assert answer.status != 404, path
 
 
-def test_what_is_not_there_yet_is_not_there(fleet: Router) -> None:
-    row = next(row for row in (DOCS / "llama-server.md").read_text().splitlines() if "| 404, with the route" in row)
-    paths = re.findall(r"`(/[\w/]+)`", row)
-    assert paths
-    for path in paths:
-        answers = [fleet.request(method, path) for method in ("GET", "POST")]
-        assert any("does not have yet" in answer.error["message"] for answer in answers if answer.status == 404), path
-
-
 def test_every_field_of_a_request_is_told() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     code = " ".join(re.findall(r"`([^`\n]+)`", text))

@@ -15,6 +15,7 @@ from tiny_audio import make_both, make_ultravox
 from tiny_encoders import make_bert
 from tiny_models import make_control_vector, make_llama, make_lora
 from tiny_projectors import make_gemma3, make_llava
+from tiny_video import make_programs
 
 BUILD = "b11434"
 TEMPLATE = (
@@ -52,6 +53,7 @@ def make_models(folder: Path) -> None:
     make_gemma3(folder / "mmproj-gemma3.gguf")
     make_ultravox(folder / "mmproj-ultravox.gguf")
     make_both(folder / "mmproj-both.gguf")
+    make_programs(folder / "programs")
     for seed in (1, 2):
         make_llama(folder / "dir" / f"tiny{seed}.gguf", seed=seed)
 
@@ -62,7 +64,8 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     one = ["--slots", "--metrics", *shared]
     if server in (*SEEING, *HEARING):
         model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
-        return [*model, "-c", "2048", "-np", "1", *one]
+        videos = ["--video-ffmpeg-dir", str(folder / "programs")] if server == "both" else []
+        return [*model, "-c", "2048", "-np", "1", *one, *videos]
     return {
         "tiny": ["-m", str(folder / "tiny.gguf"), "--alias", "tiny", "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
         "smollm2": ["-m", str(smollm2), "--alias", "smollm2", "-c", "2048", "-np", "2", *one],

@@ -1,4 +1,4 @@
-"""The requests with audio of the table in rival_cases.py."""
+"""The requests with audio, and those with videos, of the table in rival_cases.py."""
 
 import base64
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from rival import GREEDY, Case
 from tiny_audio import FLAC, MP3, audio_part, sound, wav
 from tiny_projectors import image_part, picture, png
+from tiny_video import avi
 
 ONE, OTHER = wav(sound(1)), wav(sound(2, 0.7))
 LONG = wav(sound(3, 65))
@@ -70,6 +71,28 @@ def of_audio(server: str) -> list[Case]:
         _form(server, "transcription of nothing", {}, None),
         Case(server, "props", "/props"),
         Case(server, "models", "/v1/models"),
+    ]
+
+
+def of_videos(server: str) -> list[Case]:
+    """For a model that sees, and a server with ffmpeg."""
+    short, long = avi([picture(seed, 48, 32) for seed in range(3)]), avi([picture(seed % 8, 48, 32) for seed in range(24)])
+    quick = avi([picture(seed % 8, 48, 32) for seed in range(30)], 10)
+
+    def chat(name: str, *parts: Any, n: int = 16) -> Case:
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+        messages = [{"role": "user", "content": content}]
+        return Case(server, name, "/v1/chat/completions", {"messages": messages, "max_tokens": n, **GREEDY})
+
+    def video(content: bytes, kind: str = "video_url") -> dict[str, Any]:
+        return {"type": kind, kind: {"url": f"data:video/avi;base64,{base64.b64encode(content).decode()}"}}
+
+    return [
+        chat("chat with a video", "the", video(short), "two"),
+        chat("chat with a video of six seconds", "the", video(long), "two"),
+        chat("chat with a video of ten frames a second", "the", video(quick, "input_video"), "two"),
+        chat("chat with a video and audio", "the", video(short), audio_part(ONE), "two"),
+        chat("chat with a broken video", "the", video(b"nonsense that is no video")),
     ]
 
 

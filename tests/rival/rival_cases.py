@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 from rival import FLAGGED, GREEDY, HEARING, Case
-from rival_audio import of_audio
+from rival_audio import of_audio, of_videos
 from tiny_projectors import GIF, JPEG, bmp, image_part, picture, png
 
 PROMPT = "the cat is on"
@@ -220,4 +220,4 @@ def _flagged() -> list[Case]:
 
 
 CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_seeing("llava"), *_seeing("gemma3")]
-CASES += [case for server in HEARING for case in of_audio(server)]
+CASES += [case for server in HEARING for case in of_audio(server)] + of_videos("both")

@@ -13,7 +13,7 @@ ONE_BUDGET = "usage counts all prompts, not only the first"
 NO_END = "a grammar that is complete ends the answer; no token is spent on the end"
 OTHER_GRAMMARS = "schemas are followed by llguidance, which leaves other white space open; both answers fit the schema"
 
-NO_VIDEO = "there are no videos yet"
+NO_VIDEO = "videos need ffmpeg, and not all of these servers have it"
 
 DIFFERS: dict[str, dict[str, str]] = {
     **{
@@ -28,7 +28,13 @@ DIFFERS: dict[str, dict[str, str]] = {
     },
     **{
         f"*: {what}": {"json.error.message": NAMED, "json.error.param": NAMED}
-        for what in ("chat with broken audio", "chat with audio that is none", "transcription as subtitles", "transcription of nothing")
+        for what in (
+            "chat with broken audio",
+            "chat with audio that is none",
+            "chat with a broken video",
+            "transcription as subtitles",
+            "transcription of nothing",
+        )
     },
     "*: transcription as text": {"*": "it is served"},
     "*: messages with a picture": {"json.usage.cache_creation_input_tokens": "Anthropic's clients read it"},
