@@ -1,5 +1,6 @@
 """Videos over HTTP, with the ffmpeg of the package `imageio-ffmpeg`; and what is said without ffmpeg."""
 
+import asyncio
 import base64
 import subprocess
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def url(content: bytes, kind: str = "mp4") -> dict[str, Any]:
 
 def frames_of(programs: Path, content: bytes, **more: Any) -> list[str | Frame]:
     videos = video.Videos(programs, **{"fps": 4.0, "timestamp_interval_ms": 1000, **more})
-    return list(read_frames(videos._read("field", content)))
+    return list(read_frames(asyncio.run(videos.read("field", content))))
 
 
 def test_a_video_is_its_frames(server: Router, make_video: MakeVideo) -> None:
@@ -126,7 +127,7 @@ def test_ffmpeg_may_open_nothing_else(programs: Path, tmp_path: Path, make_video
     secret = tmp_path / "secret.mov"
     secret.write_bytes(make_video())
     command = [str(programs / "ffmpeg"), "-nostdin", "-v", "error", "-i", str(secret), "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    found, problem = video._run(command, b"")
+    found, problem = asyncio.run(video._run(command, b""))
     assert found == b""
     assert "ermission denied" in problem
 
@@ -134,7 +135,7 @@ def test_ffmpeg_may_open_nothing_else(programs: Path, tmp_path: Path, make_video
 def test_a_video_that_takes_too_long(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "DEADLINE_S", 1.0)
     endless = [str(programs / "ffmpeg"), "-v", "error", "-f", "lavfi", "-i", "testsrc", "-f", "null", "-"]
-    assert video._run(endless, b"") == (b"", "ffmpeg needed more than 1 seconds")
+    assert asyncio.run(video._run(endless, b"")) == (b"", "ffmpeg needed more than 1 seconds")
 
 
 def test_without_ffmpeg(router: StartRouter, server: Router, make_video: MakeVideo, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import json
 import os
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from io import BufferedRandom
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from fastrouter.api.requests.checks import invalid
 from fastrouter.api.tools.job import COMMAND, VIDEO_FLAG
@@ -44,7 +44,7 @@ class Videos:
         self._folder = folder
         self._fps = fps
         self._timestamp_interval_ms = timestamp_interval_ms
-        self._threads = ThreadPoolExecutor(MAX_RUNNING, "videos")
+        self._places = asyncio.Semaphore(MAX_RUNNING)
         self._num_open = 0
 
     def __repr__(self) -> str:
@@ -54,20 +54,16 @@ class Videos:
         """The file with its frames, for a worker. `name`: of its field. Raises FastrouterError."""
         if self._num_open >= MAX_RUNNING + MAX_WAITING:
             raise Unavailable("too many videos are being read now; try again later")
+        command = self._command(name, content)
         self._num_open += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, name, content)
+            async with self._places:
+                pictures, problem = await _run(command, content)
         finally:
             self._num_open -= 1
+        return await asyncio.get_running_loop().run_in_executor(None, self._checked, name, pictures, problem)
 
-    def _read(self, name: str, content: bytes) -> bytes:
-        program = find_ffmpeg(self._folder)
-        if program is None:
-            raise invalid(name, NO_FFMPEG)
-        kind = next((kind for at, mark, kind in _KINDS if content.startswith(mark, at)), None)
-        if kind is None:
-            raise invalid(name, "is not a video that can be read: send MP4, MOV, WebM, MKV, AVI, Ogg, FLV, MPEG or GIF")
-        pictures, problem = _run(self._command(program, kind), content)
+    def _checked(self, name: str, pictures: bytes, problem: str) -> bytes:
         try:
             num_frames = count_frames(pictures)
         except ValueError:
@@ -79,7 +75,13 @@ class Videos:
             raise invalid(name, f"{longest}: send a shorter one, or start the server with a smaller --video-fps")
         return to_frames_file(pictures, self._fps, self._timestamp_interval_ms)
 
-    def _command(self, program: str, kind: str) -> list[str]:
+    def _command(self, name: str, content: bytes) -> list[str]:
+        program = find_ffmpeg(self._folder)
+        if program is None:
+            raise invalid(name, NO_FFMPEG)
+        kind = next((kind for at, mark, kind in _KINDS if content.startswith(mark, at)), None)
+        if kind is None:
+            raise invalid(name, "is not a video that can be read: send MP4, MOV, WebM, MKV, AVI, Ogg, FLV, MPEG or GIF")
         smaller = f"scale=w='min({MAX_SIDE},iw)':h='min({MAX_SIDE},ih)':force_original_aspect_ratio=decrease"
         reads = ["-nostdin", "-v", "error", "-threads", "2", "-protocol_whitelist", "file", "-f", kind, "-i", _INPUT, "-map", "0:v:0"]
         frames = ["-vf", f"fps={self._fps:.6f},{smaller}", "-frames:v", str(MAX_FRAMES + 1)]
@@ -92,33 +94,54 @@ NO_FFMPEG = (
 )
 
 
-def _run(command: list[str], content: bytes) -> tuple[bytes, str]:
-    """(its output, what is wrong; empty: nothing). Blocks."""
+async def _run(command: list[str], content: bytes) -> tuple[bytes, str]:
+    """(its output, what is wrong; empty: nothing). The process ends when the task is cancelled."""
+    loop = asyncio.get_running_loop()
     with _memory_file() as source, _memory_file() as target, tempfile.TemporaryFile() as said:
-        source.write(content)
-        source.seek(0)
+        process = await loop.run_in_executor(None, partial(_start, command, content, source, target, said))
         try:
-            process = start(
-                [*COMMAND, VIDEO_FLAG, json.dumps(command)], environment_for_own(os.environ), stdin=source, stdout=target, stderr=said
-            )
-        except OSError as error:
-            raise Unavailable(f"ffmpeg cannot be started now: {error.strerror}") from None
-        try:
-            code = process.wait(DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            async with asyncio.timeout(DEADLINE_S):
+                await _end_of(process)
+        except TimeoutError:
             return b"", f"ffmpeg needed more than {DEADLINE_S:.0f} seconds"
-        said.seek(0)
-        words = said.read(4096).decode("utf-8", "replace").strip().splitlines()
-        target.seek(0)
-        found = target.read()
-        return found, "" if found and not code else _shown(words[-1] if words else f"ffmpeg ended with {code}")
+        finally:
+            process.kill()  # without effect if it has ended
+            process.wait()
+        return await loop.run_in_executor(None, _output_of, process.returncode, target, said)
+
+
+def _start(command: list[str], content: bytes, source: IO[bytes], target: IO[bytes], said: IO[bytes]) -> "subprocess.Popen[bytes]":
+    source.write(content)
+    source.seek(0)
+    own = [*COMMAND, VIDEO_FLAG, json.dumps(command)]
+    try:
+        return start(own, environment_for_own(os.environ), stdin=source, stdout=target, stderr=said)
+    except OSError as error:
+        raise Unavailable(f"ffmpeg cannot be started now: {error.strerror}") from None
+
+
+async def _end_of(process: "subprocess.Popen[bytes]") -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    pidfd = os.pidfd_open(process.pid)
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _output_of(code: int, target: IO[bytes], said: IO[bytes]) -> tuple[bytes, str]:
+    said.seek(0)
+    words = said.read(4096).decode("utf-8", "replace").strip().splitlines()
+    target.seek(0)
+    found = target.read()
+    return found, "" if found and not code else _shown(words[-1] if words else f"ffmpeg ended with {code}")
 
 
 def _shown(line: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in line)[:_MAX_SHOWN]
 
 
-def _memory_file() -> BufferedRandom:
+def _memory_file() -> IO[bytes]:
     return open(os.memfd_create("fastrouter-video", os.MFD_CLOEXEC), "w+b")
