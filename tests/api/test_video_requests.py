@@ -14,7 +14,10 @@ from tiny_models import make_llama
 from tiny_projectors import GEMMA3_TOKENS, make_gemma3, picture
 from tiny_video import make_programs
 
+from fastrouter.api.requests.pictures import MAX_ALL_BYTES, VIDEO, Pictures
+from fastrouter.api.serving.start import _with_frames
 from fastrouter.api.tools import video
+from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.frames import Frame, read_frames
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -145,3 +148,14 @@ def test_without_ffmpeg(router: StartRouter, server: Router, make_video: MakeVid
     assert answer.status == 400
     assert "ffmpeg is not installed on this server" in answer.error["message"]
     assert "--video-ffmpeg-dir" in answer.error["message"]
+
+
+def test_all_frames_of_a_request_are_bounded() -> None:
+    async def read_video(name: str, content: bytes) -> bytes:
+        return bytes(MAX_ALL_BYTES // 2 - 1)
+
+    files = Pictures()
+    for number in range(3):
+        files.add_content(f"video {number}", b"x", VIDEO)
+    with pytest.raises(InvalidRequest, match="field 'video 2' is too much"):
+        asyncio.run(_with_frames(files, [b"x"] * 3, read_video))

@@ -22,6 +22,7 @@ from fastrouter.errors import FastrouterError
 MAX_PICTURES = 64  # of a request
 IMAGE, AUDIO, VIDEO = "image", "audio", "video"
 NOUNS = {IMAGE: "a picture", AUDIO: "an audio file", VIDEO: "a video"}
+MAX_ALL_BYTES = 256 << 20  # of a request
 MAX_BYTES = {IMAGE: 20 << 20, AUDIO: 25 << 20, VIDEO: 100 << 20}
 # The types of the parts of a message, with the kind of their file, and the names that its content may have there, best first.
 PARTS = {
@@ -106,7 +107,21 @@ class Pictures:
 
     def contents(self, folder: Path | None) -> list[bytes]:
         """Reads the files, which are below this folder. Raises InvalidRequest."""
-        return [_read(picture, folder) if picture.content is None else picture.content for picture in self.all]
+        found, left = [], MAX_ALL_BYTES
+        for picture in self.all:
+            content = _read(picture, folder) if picture.content is None else picture.content
+            found.append(content)
+            left -= len(content)
+            check_left(picture.name, left)
+        return found
+
+
+def check_left(name: str, left: int) -> None:
+    """`left`: bytes that the files of a request may still have."""
+    if left < 0:
+        raise invalid(
+            name, f"is too much: all files of a request together may have {MAX_ALL_BYTES >> 20} MiB, and so may the frames of its videos"
+        )
 
 
 def field_of(name: str, part: dict[str, Any]) -> str:

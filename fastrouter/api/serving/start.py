@@ -21,7 +21,7 @@ from fastrouter.api.requests.bodies import LONG_BODY, parse_object, read_long
 from fastrouter.api.requests.checks import invalid
 from fastrouter.api.requests.defaults import with_defaults
 from fastrouter.api.requests.fields import Ask
-from fastrouter.api.requests.pictures import AUDIO, IMAGE, VIDEO, Pictures
+from fastrouter.api.requests.pictures import AUDIO, IMAGE, MAX_ALL_BYTES, VIDEO, Pictures, check_left
 from fastrouter.api.serving.answer import Answer, Outlet
 from fastrouter.api.serving.flavour import Flavour
 from fastrouter.api.serving.recording import Recording
@@ -195,9 +195,12 @@ class Generator:
 
 async def _with_frames(files: Pictures, contents: list[bytes], read_video: ReadVideo) -> list[bytes]:
     """Videos one after the other."""
+    left = MAX_ALL_BYTES
     for index, file in enumerate(files.all):
         if file.kind == VIDEO:
             contents[index] = await read_video(file.name, contents[index])
+            left -= len(contents[index])
+            check_left(file.name, left)
     return contents
 
 
