@@ -139,10 +139,10 @@ class Projector:
         num_samples, rate = lib.mtmd_bitmap_get_nx(bitmap), lib.mtmd_get_audio_sample_rate(self.pointer)
         if num_samples < MIN_SOUND_S * rate:
             raise BrokenFile(index, f"is audio of less than {MIN_SOUND_S} seconds, or its file is broken")
-        samples = np.ctypeslib.as_array(lib.mtmd_bitmap_get_data(bitmap), (4 * num_samples,)).view(np.float32)
-        if not max(samples.max(), -samples.min()) <= _LOUDEST:
+        data = lib.mtmd_bitmap_get_data(bitmap)
+        if data and not _loudness(np.ctypeslib.as_array(data, (4 * num_samples,)).view(np.float32)) <= _LOUDEST:  # also true for NaN
             raise BrokenFile(index, "is audio with numbers that are no sound")
-        return {lib.mtmd_bitmap_get_id(bitmap).decode(): num_samples * 1000 // rate}
+        return {(lib.mtmd_bitmap_get_id(bitmap) or b"").decode(): num_samples * 1000 // rate}
 
     def _split(self, parts: Sequence[Part], bitmaps: list[int], sounds_ms: dict[str, int]) -> list[Chunk]:
         lib, chunks = self._lib, _Chunks(self._lib)
@@ -201,3 +201,7 @@ class Projector:
         if self.pointer:
             pointer, self.pointer = self.pointer, None
             self._lib.mtmd_free(pointer)
+
+
+def _loudness(samples: NDArray[np.float32]) -> float:
+    return float(np.maximum(samples.max(), -samples.min()))
