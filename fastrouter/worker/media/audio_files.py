@@ -159,30 +159,52 @@ def _frame_at(file: bytes, at: int) -> _Frame:
     rate = _RATES_OF_MP3[more >> 2 & 3] >> (not is_first) >> (not version & 16)
     num_samples = 384 if layer == 3 else 576 if layer == 1 and not is_first else 1152
     num_bytes = num_samples * 2 * _HALF_KBPS[is_first][layer - 1][more >> 4] * 125 // rate
-    padding = (4 if layer == 3 else 1) if more & 2 else 0
     if layer == 3:
         num_bytes &= ~3
-    return _Frame(num_samples, rate, num_bytes + padding if num_bytes else 0)
+    return _Frame(num_samples, rate, num_bytes + _padding_at(file, at) if num_bytes else 0)
+
+
+def _padding_at(file: bytes, at: int) -> int:
+    return (4 if file[at + 1] & 6 == 6 else 1) if file[at + 2] & 2 else 0
 
 
 def _seconds_of_mp3(file: bytes, start: int) -> float:
     """More than its real length if anything: every head that another one follows counts, and the slowest rate counts for all. The decoder
     believes a number of frames wherever it begins to read, also where there is no frame."""
     num_samples, slowest, longest, last = 0, 1 << 30, 0, 0
-    for found in _FRAME.finditer(file, start):
+    end = _end_of_mp3(file)
+    for found in _FRAME.finditer(file, start, end):
         at, frame = found.start(), _frame_at(file, found.start())
         if frame.num_bytes:
-            is_frame = at + frame.num_bytes + _HEAD_BYTES > len(file) or _are_alike(file, at, at + frame.num_bytes)
+            is_frame = at + frame.num_bytes == end or _are_alike(file, at, at + frame.num_bytes)
         else:
-            window = _FRAME.finditer(file, at + _HEAD_BYTES, at + _FREE_BYTES + _HEAD_BYTES)
-            is_frame = any(_are_alike(file, at, other.start()) for other in window)
+            is_frame = _is_free_frame(file, at)
         if is_frame:
-            num_samples, slowest = num_samples + frame.num_samples, min(slowest, frame.rate)
-            longest, last = max(longest, frame.num_samples), at
+            num_samples += frame.num_samples * (1 if frame.num_bytes else 3)  # the last two of a row are not recognised
+            slowest, longest, last = min(slowest, frame.rate), max(longest, frame.num_samples), at
             if num_samples > 2 * MAX_SECONDS * slowest:
                 break
     said = max((int.from_bytes(count[1]) for count in _COUNT.finditer(file, start, last + _HEAD_BYTES)), default=0)
     return max(num_samples, said * longest) / slowest
+
+
+def _end_of_mp3(file: bytes) -> int:
+    """Where the decoder ends: before the tags."""
+    end = len(file) - 128 if file[-128:-125] == b"TAG" else len(file)
+    if file[max(0, end - 32) : end - 24] == b"APETAGEX":
+        size = 32 + int.from_bytes(file[end - 8 : end - 4], "little")
+        end -= size if size < end else 0
+    return end
+
+
+def _is_free_frame(file: bytes, at: int) -> bool:
+    """A frame whose head does not say its size: two others follow at the same distance."""
+    for found in _FRAME.finditer(file, at + _HEAD_BYTES, at + _FREE_BYTES + _HEAD_BYTES):
+        other = found.start()
+        third = 2 * other - at - _padding_at(file, at) + _padding_at(file, other)
+        if _are_alike(file, at, other) and _are_alike(file, at, third):
+            return True
+    return False
 
 
 def _are_alike(file: bytes, at: int, other: int) -> bool:
