@@ -80,6 +80,20 @@ class CannotSee(ModelCannot):
         super().__init__("image input is not supported - hint: if this is unexpected, you may need to provide the mmproj")
 
 
+class CannotHear(ModelCannot):
+    """Audio for a model without a projector that takes it, with llama-server's words."""
+
+    def __init__(self) -> None:
+        super().__init__("audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj")
+
+
+class CannotWatch(ModelCannot):
+    """A video for a model without a projector that takes pictures, with llama-server's words."""
+
+    def __init__(self) -> None:
+        super().__init__("video input is not supported - hint: if this is unexpected, you may need to provide the mmproj")
+
+
 class InvalidApiKey(FastrouterError):
     status = 401
     type = "authentication_error"

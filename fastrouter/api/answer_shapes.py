@@ -161,6 +161,10 @@ ANSWERS: dict[str, Schema] = {
         object=_is("text_completion"),
         choices=_list(_has(index=_COUNT, finish_reason=_ENDS, text=_TEXT, logprobs=_LOGPROBS)),
     ),
+    "Transcription": _any(
+        _has(type=_is("transcript.text.done"), text=_TEXT, usage=_has(input_tokens=_COUNT, output_tokens=_COUNT, total_tokens=_COUNT)),
+        _has(task=_is("transcribe"), language=_TEXT, duration=_NUMBER, text=_TEXT),
+    ),
     "Completion": _any(_COMPLETION, _list(_COMPLETION), _PICKED, _list(_PICKED)),
     "Tokens": _has(tokens=_list({"type": ["integer", "object"]})),
     "Content": _has(content=_TEXT),

@@ -18,6 +18,7 @@ from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import Rendered, Response, json_response
 
 JSON, EVENTS, LINES, PLAIN = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
+FORM = "multipart/form-data"
 
 
 class About(NamedTuple):
@@ -36,6 +37,7 @@ class About(NamedTuple):
     is_optional: bool = False  # its body
     body: Schema | None = None  # a body that is no object with `fields`
     is_upload: bool = False  # its body is a file
+    is_form: bool = False
     has_body: bool = True  # its answer
 
 
@@ -105,6 +107,14 @@ _INFILL = About(
     answer="Completion",
     example={**_NAME, "input_prefix": "def f(", "input_suffix": "return x", "n_predict": 64},
 )
+_TRANSCRIPTION = About(
+    "The words of an audio file",
+    known.TRANSCRIPTION,
+    ("file",),
+    is_stream=True,
+    answer="Transcription",
+    is_form=True,
+)
 _LISTING = About("All models", query=("reload", "limit", "after_id", "before_id", "client_version"), answer="Models")
 _ONE_MODEL = About("One model", answer="Model")
 
@@ -123,6 +133,7 @@ ABOUT: dict[tuple[str, str], About] = {
     **{("GET", path): _STORED for path in ("/responses/*", "/v1/responses/*")},
     **{("DELETE", path): _DELETE_STORED for path in ("/responses/*", "/v1/responses/*")},
     **{("POST", path): _COMPLETION for path in ("/completion", "/completions")},
+    **{("POST", path): _TRANSCRIPTION for path in ("/audio/transcriptions", "/v1/audio/transcriptions")},
     **{("GET", path): _LISTING for path in ("/models", "/v1/models")},
     **{("GET", path): _ONE_MODEL for path in ("/models/*", "/v1/models/*")},
     ("POST", "/v1/embeddings"): _EMBEDDINGS._replace(answer="Embeddings", example={**_NAME, "input": "hello"}),
@@ -292,7 +303,7 @@ def _body(about: About) -> Schema:
         return {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     schema = about.body or {"type": "object", "properties": about.fields, **({"required": list(about.required)} if about.required else {})}
     example = {"example": about.example} if about.example is not None else {}
-    return {"required": not about.is_optional, "content": {JSON: {"schema": schema, **example}}}
+    return {"required": not about.is_optional, "content": {FORM if about.is_form else JSON: {"schema": schema, **example}}}
 
 
 class OpenApi:

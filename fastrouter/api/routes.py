@@ -1,8 +1,4 @@
-"""The function that answers each path.
-
-Invariant: for a path of llama-server that is missing here, the answer says that it is missing, so that the user does not look for a typing
-error. It is a 404, because clients repeat a request that got a 5xx.
-"""
+"""The function that answers each path."""
 
 import contextlib
 from collections.abc import Iterable
@@ -25,6 +21,7 @@ from fastrouter.api.flavours.ollama_vectors import OllamaEmbeddings
 from fastrouter.api.flavours.openai import V1_ERRORS, Chat, Text
 from fastrouter.api.flavours.response_routes import ResponseRoutes
 from fastrouter.api.flavours.responses import RESPONSE_ERRORS
+from fastrouter.api.flavours.transcriptions import Transcriptions
 from fastrouter.api.flavours.vectors import Embeddings
 from fastrouter.api.models.access import Models
 from fastrouter.api.models.downloads import ModelDownloads
@@ -40,18 +37,16 @@ from fastrouter.api.serving.media import Media
 from fastrouter.api.serving.picture_fetch import Fetcher
 from fastrouter.api.serving.recordings import Recordings
 from fastrouter.api.serving.start import Generator
+from fastrouter.api.tools.video import Videos
 from fastrouter.api.wrong_paths import hint
 from fastrouter.config.config import EVERYTHING, Config
 from fastrouter.config.media_hosts import read_hosts
-from fastrouter.errors import FastrouterError, FeatureDisabled, NotFound
+from fastrouter.errors import FastrouterError, FeatureDisabled
 from fastrouter.http.exchange import Exchange
 from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response, encode_json, text_response
-from fastrouter.http.routes import MAX_BODY, SMALL_BODY, Files, Handler, Result, Routes
+from fastrouter.http.routes import MAX_BODY, MAX_FORM, SMALL_BODY, Files, Handler, Result, Routes
 from fastrouter.supervisor.supervisor import Supervisor
 
-_NOT_YET = {
-    "POST": ("/audio/transcriptions", "/v1/audio/transcriptions"),
-}
 _PROXY = "/cors-proxy"
 # Below these paths, a POST also changes something for other clients.
 _CHANGED = (
@@ -72,14 +67,6 @@ def is_change(method: str, path: str) -> bool:
     return method != "POST" or any(path == root or path.startswith(root + "/") for root in _CHANGED)
 
 
-def not_yet(request: Request, exchange: Exchange) -> Response:
-    raise NotFound(f"{request.method} {request.path} is an endpoint of llama-server that fastrouter does not have yet")
-
-
-def is_not_yet(request: Request, prefix: str) -> bool:
-    return request.path.removeprefix(prefix) in _NOT_YET.get(request.method, ())
-
-
 def add_routes(
     routes: Routes,
     models: Models,
@@ -95,10 +82,11 @@ def add_routes(
     routes.prepare = parse_large
     routes.hint = hint
     routes.files = _with_probe(files_of(config), is_theirs=config.ui and config.static_path is not None)
-    routes.before = lambda request: None if is_not_yet(request, config.api_prefix) else models.before(request)
+    routes.before = models.before
     is_verbose = config.verbosity >= EVERYTHING
     ping_s = config.sse_ping_interval_s
-    media = Media(config.media_path, Fetcher(read_hosts(config.media_hosts)))
+    videos = Videos(config.video_ffmpeg_dir, config.video_fps, config.video_timestamp_interval_ms)
+    media = Media(config.media_path, Fetcher(read_hosts(config.media_hosts)), videos.read)
     generator = Generator(models, supervisor, ping_interval_s=ping_s, is_verbose=is_verbose, recordings=recordings, media=media)
     native = Native(models, supervisor, media)
     embeddings = Embeddings(models, supervisor, media)
@@ -145,6 +133,9 @@ def add_routes(
     serve("/v1/completions", Text)
     serve(("/completion", "/completions"), Completion)
     serve("/infill", Infill)
+    transcriptions = Transcriptions(models, generator)
+    for path in ("/audio/transcriptions", "/v1/audio/transcriptions"):
+        routes.add("POST", path, _naming_ignored(path, transcriptions.transcribe), max_body=MAX_FORM, errors=V1_ERRORS)
     serve("/v1/messages", Messages)
     post("/v1/messages/count_tokens", anthropic.count_tokens, ERRORS)
     post("/tokenize", native.tokenize)
@@ -184,8 +175,6 @@ def add_routes(
     ollama = Ollama(models, supervisor, downloads, generator)
     _add_ollama(routes, ollama, OllamaEmbeddings(models, supervisor, media), OllamaModels(models, config), Uploads(config))
     routes.add("GET", "/openapi.json", OpenApi([*routes.served(), ("GET", "/openapi.json")], config.api_prefix).show)
-    for method, paths in _NOT_YET.items():
-        routes.add(method, paths, not_yet, max_body=0)
 
 
 def _naming_ignored(path: str, handler: Handler) -> Handler:

@@ -21,7 +21,6 @@ _FILE_TYPES = {
 }  # fmt: skip
 _ENCODERS = ("t5encoder", "gemma-embedding", "llama-embed")
 _CELLS_AT_ONCE = 256  # llama.cpp rounds contexts up to a multiple of this
-SERVED_MODALITIES = ("text", "image")  # requests with audio are refused, even when the model understands it
 _DEFAULT_CONTEXT = 8192  # tokens, for a decoder that makes embeddings: a cache for its whole training context may take gigabytes
 
 
@@ -103,7 +102,7 @@ def input_modalities(projector: Header | None, *, has_projector: bool = False) -
     else:
         has_image = projector.has_vision_encoder or not projector.has_audio_encoder  # old projectors say neither, and are for images
         understood += ["image"] * has_image + ["audio"] * projector.has_audio_encoder
-    return [name for name in understood if name in SERVED_MODALITIES]
+    return understood
 
 
 def capabilities(header: Header, template: TemplateFeatures | None, projector: Header | None, options: LoadOptions) -> list[str]:

@@ -36,6 +36,7 @@ from fastrouter.config.layers import merge
 from fastrouter.config.presets import Presets, read_presets
 from fastrouter.errors import ConfigError, InvalidRequest
 from fastrouter.options.load import LoadOptions
+from fastrouter.system.ffmpeg import find_ffmpeg
 from fastrouter.system.text_file import why_no_folder
 
 
@@ -58,6 +59,7 @@ class Scan:
     ) -> None:
         """`known`: the former specs; a spec that is equal to one of them is replaced by it. `presets`: their text is reused."""
         self._config = config
+        self._has_ffmpeg = find_ffmpeg(config.video_ffmpeg_dir) is not None
         self._headers = headers
         self._cached: list[Found] = []
         folders = [str(config.models_dir)] if config.models_dir is not None else []
@@ -264,7 +266,9 @@ class Scan:
         modalities = tuple(input_modalities(projector, has_projector=mmproj is not None))
         if reads_only_text(header, options):
             modalities = ("text",)
-        if mmproj is not None and "image" in modalities:
+        if "image" in modalities and self._has_ffmpeg:
+            modalities = (*modalities, "video")
+        if mmproj is not None and len(modalities) > 1:
             options = replace(options, mmproj=mmproj)
         is_default = found.id == self.default_id
         given = {name: tuple(layer[name].value) if name in layer else () for name in ("aliases", "tags")}

@@ -32,7 +32,7 @@ DEFAULT_HUB = "https://huggingface.co"
 _MODEL_HINT, _MODELS_HINT = "; one model is named with --model", "; a folder of models is named with --models-dir"
 _PATHS = (
     *("models_dir", "models_preset", "api_key_file", "ssl_key_file", "ssl_cert_file", "static_path", "media_path"),
-    *("responses_dir", "created_dir", "park_dir"),
+    *("responses_dir", "created_dir", "park_dir", "video_ffmpeg_dir"),
 )
 
 _OF_MODELS = (Scope.MODEL, Scope.SAMPLING, Scope.SPECULATION, Scope.SOURCE, Scope.LIFETIME)
@@ -68,8 +68,11 @@ class Config:
     ui_mcp_proxy: bool = False
     created_dir: Path | None = None  # of models that clients have made; None: they cannot make any
     blobs_mib: int = 64 << 10  # for files that clients upload; 0: none
-    media_path: Path | None = None  # folder of pictures that requests may name; None: they may not
+    media_path: Path | None = None  # folder of files that requests may name; None: they may not
     media_hosts: tuple[str, ...] = ()  # whose pictures requests may name by address, see media_hosts.py; none: they may not
+    video_fps: float = 4.0
+    video_timestamp_interval_ms: int = 5000
+    video_ffmpeg_dir: Path | None = None  # None: ffmpeg is where programs are
     static_path: Path | None = None  # None: the page that comes with fastrouter
     ui_settings: dict[str, Any] = field(default_factory=dict)  # passed on to the page
     sse_ping_interval_s: float = 3.0  # below the read timeouts of clients; 0 or less: no comments
@@ -284,6 +287,8 @@ def _check(config: Config) -> None:
     check_tools(config.tools, config.tools_dir)
     if config.hf_file is not None and config.hf_repo is None:
         raise ConfigError(f"--hf-file {config.hf_file}: --hf-repo is missing")
+    if config.video_ffmpeg_dir is not None and not config.video_ffmpeg_dir.is_dir():
+        raise ConfigError(f"--video-ffmpeg-dir {config.video_ffmpeg_dir}: {why_no_folder(config.video_ffmpeg_dir)}")
     if config.media_path is not None and not config.media_path.is_dir():
         raise ConfigError(f"--media-path {config.media_path}: {why_no_folder(config.media_path)}")
     read_hosts(config.media_hosts)

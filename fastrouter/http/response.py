@@ -78,8 +78,8 @@ def encode_json(value: Any, status: int = 200) -> Response:
     return json_response(orjson.dumps(value), status)
 
 
-def text_response(text: str) -> Response:
-    return Response(200, _TEXT, text.encode())
+def text_response(text: str, headers: bytes = b"") -> Response:
+    return Response(200, headers + _TEXT, text.encode())
 
 
 def redirect(location: str) -> Response:

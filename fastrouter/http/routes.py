@@ -16,6 +16,7 @@ from fastrouter.http.response import OPENAI_ERRORS, ErrorShape, Response
 
 SMALL_BODY = 64 << 10
 MAX_BODY = 8 << 20  # a million tokens of text; more would block the event loop for more than 20 ms
+MAX_FORM = 25 << 20  # as in OpenAI's API for audio files; its content is bytes, not JSON
 LARGE_BODY = 256 << 10  # parsing a longer body would delay other clients
 
 Result = Response | None | Coroutine[Any, Any, Response | None]

@@ -57,7 +57,8 @@ class Generate:
 
     prompt: str | list[Any] | None = None  # text, token ids, or a mix of both
     messages: list[dict[str, Any]] | None = None
-    pictures: list[list[str]] = field(default_factory=list)  # [[mark, name of its field], ...]; a mark stands for it in the text
+    # [[mark, name of its field], ...]; a mark stands for it in the text. Other files than pictures have their kind there too.
+    pictures: list[list[str]] = field(default_factory=list)
     first_picture: int = 0  # the index of its first picture's file among those of the request
     infill: dict[str, Any] | None = None  # {"prefix", "suffix", "extra": [[filename, text], ...]}: `prompt` is in the gap between them
     tools: list[dict[str, Any]] | None = None

@@ -108,6 +108,7 @@ class Finish:
     num_decodes: int = 0  # of the engine, since the last finish of any request
     num_busy_decodes: int = 0  # those while this request had a slot
     num_guesses: int = 0  # of speculative decoding; each was tried in one decode
+    sound_ms: int = 0  # how long the audio files in its prompt are
     timings: Timings = field(default_factory=dict)
     media_tokens: list[int] = field(default_factory=list)  # of each picture in the prompt
     tokens: list[int] = field(default_factory=list)  # when they were asked for
@@ -143,6 +144,7 @@ class Finish:
             num_decodes=count_of(values, "num_decodes"),
             num_busy_decodes=count_of(values, "num_busy_decodes"),
             num_guesses=count_of(values, "num_guesses"),
+            sound_ms=count_of(values, "sound_ms"),
             timings=_timings(values),
             media_tokens=_counts(values, "media_tokens"),
             tokens=_list(values, "tokens"),

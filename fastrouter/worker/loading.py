@@ -218,10 +218,10 @@ class Loader:
             self._outbox.note_progress()
         projector = coming.result()
         self._end_phase("projector")
-        if projector.sees:
+        if projector.sees or projector.hears:
             return projector
         projector.close()
-        self._wire.send(Notice("warning", f"the projector {options.mmproj} is not used: it is not for pictures"))
+        self._wire.send(Notice("warning", f"the projector {options.mmproj} is not used: it is neither for pictures nor for audio"))
         return None
 
     def _open_draft(self, context: Context, on_progress: ProgressReport) -> Draft | None:

@@ -12,7 +12,7 @@ from picture_site import PictureSite, chunked, endless, picture_site, raw, redir
 from tiny_models import make_llama
 from tiny_projectors import make_llava, picture, png
 
-from fastrouter.api.requests.pictures import MAX_PICTURE_BYTES, Pictures
+from fastrouter.api.requests.pictures import IMAGE, MAX_BYTES, Pictures
 from fastrouter.api.serving import picture_fetch
 from fastrouter.api.serving.picture_fetch import Fetcher
 from fastrouter.config.config import parse
@@ -232,7 +232,7 @@ def test_what_is_no_picture(site: PictureSite) -> None:
 
 def test_too_large_is_given_up_early(site: PictureSite, monkeypatch: pytest.MonkeyPatch) -> None:
     site.answers |= {
-        "/says": (200, {"Content-Length": str(MAX_PICTURE_BYTES + 1)}, ONE),
+        "/says": (200, {"Content-Length": str(MAX_BYTES[IMAGE] + 1)}, ONE),
         "/endless": endless(),
         "/a": (200, {}, bytes(3000)),
         "/b": (200, {}, bytes(3000)),

@@ -572,16 +572,6 @@ def test_unknown_paths(server: Router) -> None:
     assert server.request("DELETE", CHAT).status == 405
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", "/v1/audio/transcriptions")],
-)
-def test_not_there_yet(server: Router, method: str, path: str) -> None:
-    answer = server.request(method, path, {} if method == "POST" else None)
-    assert (answer.status, answer.error["type"]) == (404, "not_found_error")
-    assert f"{method} {path} is an endpoint of llama-server that fastrouter does not have yet" in answer.error["message"]
-
-
 def test_no_slots_endpoint(router: StartRouter, models: Path) -> None:
     assert router("--no-slots", models_dir=models).get("/slots?model=tiny0").status == 501
 

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrouter.catalog import capabilities as module
 from fastrouter.catalog.capabilities import (
-    SERVED_MODALITIES,
     TemplateFeatures,
     capabilities,
     embedding_options,
@@ -130,7 +128,7 @@ BOTH, OLD = header("clip", has_vision_encoder=True, has_audio_encoder=True), hea
         (header(), TemplateFeatures(is_understood=False), None, {}, "completion chat"),
         (header(), TemplateFeatures(is_understood=False, problem="line 1: no"), None, {}, "completion"),
         (header(), ALL, IMAGE, {}, "completion chat tools thinking vision"),
-        (header(), TemplateFeatures(), BOTH, {}, "completion chat vision"),
+        (header(), TemplateFeatures(), BOTH, {}, "completion chat vision audio"),
         (header(has_infill_tokens=True), None, None, {}, "completion infill"),
         (header("bert"), None, None, {}, "embedding"),
         (header("nomic-bert-moe"), None, None, {}, "embedding"),
@@ -196,15 +194,7 @@ def test_options_of_rankers_and_of_others() -> None:
 PROJECTORS = (None, IMAGE, AUDIO, BOTH, OLD)
 
 
-def test_modalities_are_those_that_are_served() -> None:
-    assert SERVED_MODALITIES == ("text", "image")
-    sees = ["text", "image"]
-    assert [input_modalities(projector) for projector in PROJECTORS] == [["text"], sees, ["text"], sees, sees]
-    assert input_modalities(None, has_projector=True) == sees
-
-
-def test_modalities_that_a_projector_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SERVED_MODALITIES", ("text", "image", "audio"))
+def test_modalities_that_a_projector_is_for() -> None:
     assert [input_modalities(projector) for projector in PROJECTORS] == [
         ["text"],
         ["text", "image"],

@@ -16,7 +16,6 @@ from conftest import Router, StartRouter, eventually
 from tiny_models import make_llama
 from tiny_projectors import make_gemma3, make_llava
 
-from fastrouter.catalog import capabilities
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.config.config import parse
 from fastrouter.options.limits import KEPT_PICTURES_BYTES
@@ -235,8 +234,7 @@ def test_the_context_is_known_before_a_load(tmp_path: Path, router: StartRouter,
     assert (before["n_ctx"], before["n_ctx_train"]) == (after["n_ctx"], after["n_ctx_train"]) == (after["n_ctx"], 640)
 
 
-def test_a_projector_tells_what_its_model_understands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "SERVED_MODALITIES", ("text", "image", "audio"))
+def test_a_projector_tells_what_its_model_understands(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "v"
     folder.mkdir(parents=True)
     make_llama(folder / "m.gguf", chat_template=TEMPLATE)

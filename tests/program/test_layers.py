@@ -40,7 +40,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "builtin_templates",
         "tool_definitions",
     ),
-    "ipc": ("served", "descriptors", "attached_files", "parked", "messages", "wire", "async_wire", "records"),
+    "ipc": ("served", "descriptors", "attached_files", "frames", "parked", "messages", "wire", "async_wire", "records"),
     "system": (
         "network_place",
         "machine",
@@ -55,6 +55,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "reexec",
         "line_sink",
         "near_names",
+        "ffmpeg",
         "standard_streams",
     ),
     "worker": (

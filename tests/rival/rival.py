@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gguf
+from tiny_audio import make_both, make_ultravox
 from tiny_encoders import make_bert
 from tiny_models import make_control_vector, make_llama, make_lora
 from tiny_projectors import (
@@ -27,6 +28,7 @@ from tiny_projectors import (
     make_smolvlm,
     make_smolvlm_text,
 )
+from tiny_video import make_programs
 
 BUILD = "b11434"
 TEMPLATE = (
@@ -45,6 +47,7 @@ class Case:
     path: str
     body: Any = None  # None: GET; bytes are sent unchanged
     method: str = ""
+    content_type: str = "application/json"
 
     @property
     def id(self) -> str:
@@ -65,6 +68,9 @@ def make_models(folder: Path) -> None:
     make_smolvlm_text(folder / "smolvlm.gguf", seed=1, chat_template=TEMPLATE)
     for name, seeing in SEEING.items():
         seeing.make(folder / f"mmproj-{name}.gguf", seed=seeing.seed)
+    make_ultravox(folder / "mmproj-ultravox.gguf")
+    make_both(folder / "mmproj-both.gguf")
+    make_programs(folder / "programs")
     for seed in (1, 2):
         make_llama(folder / "dir" / f"tiny{seed}.gguf", seed=seed)
 
@@ -79,6 +85,10 @@ def flags_of(server: str, folder: Path, smollm2: Path) -> list[str]:
     if server in EMBEDDING_PICTURES:
         model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / "mmproj-llava.gguf"), "--alias", server, "--embeddings"]
         return [*model, "--pooling", EMBEDDING_PICTURES[server], "-c", "2048", "-np", "1", *one]
+    if server in HEARING:
+        model = ["-m", str(folder / "sees.gguf"), "--mmproj", str(folder / f"mmproj-{server}.gguf"), "--alias", server]
+        videos = ["--video-ffmpeg-dir", str(folder / "programs")] if server == "both" else []
+        return [*model, "-c", "2048", "-np", "1", *one, *videos]
     return {
         "tiny": ["-m", str(folder / "tiny.gguf"), "--alias", "tiny", "-c", "2048", "-np", "2", "--lora", str(folder / "lora.gguf"), *one],
         "smollm2": ["-m", str(smollm2), "--alias", "smollm2", "-c", "2048", "-np", "2", *one],
@@ -128,6 +138,7 @@ SEEING = {
     "llava16": Seeing("sees", make_llava16, 10),
     "gemma4": Seeing("sees", make_gemma4, 3),
 }
+HEARING = ("ultravox", "both")
 FLAGGED = {
     "linear": ["--rope-scaling", "linear", "--rope-scale", "4", "--rope-freq-base", "500000"],
     "yarn": ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "128", "--yarn-beta-fast", "16"],
@@ -136,14 +147,14 @@ FLAGGED = {
     "texts": ["--no-escape", "-r", "\\n", "--no-prefill-assistant", "--kv-unified-per-slot", "128"],
     "placed": ["-ot", "blk.0.ffn_up=CPU", "--n-cpu-ffn", "1", "-dev", "none", "--no-repack", "-nkvo", "--no-host", "-lzm", "off"],
 }
-SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING, *EMBEDDING_PICTURES)
+SERVERS = ("tiny", "smollm2", "embedder", "ranker", "router", *FLAGGED, *SEEING, *EMBEDDING_PICTURES, *HEARING)
 
 
 def ask(port: int, case: Case) -> dict[str, Any]:
     """Status and body; the events of a stream."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     data = case.body if isinstance(case.body, bytes | None) else json.dumps(case.body).encode()
-    connection.request(case.method or ("GET" if case.body is None else "POST"), case.path, data, {"Content-Type": "application/json"})
+    connection.request(case.method or ("GET" if case.body is None else "POST"), case.path, data, {"Content-Type": case.content_type})
     response = connection.getresponse()
     content_type, text = response.getheader("Content-Type", ""), response.read().decode()
     connection.close()

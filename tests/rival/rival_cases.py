@@ -3,7 +3,8 @@
 import base64
 from typing import Any
 
-from rival import FLAGGED, GREEDY, MARKER, SEEING, Case
+from rival import FLAGGED, GREEDY, HEARING, MARKER, SEEING, Case
+from rival_audio import of_audio, of_videos
 from tiny_projectors import GIF, JPEG, bmp, data_url, image_part, picture, png
 
 PROMPT = "the cat is on"
@@ -320,3 +321,4 @@ def _texts() -> list[Case]:
 CASES = [*_tiny(), *_smollm2(), *_vectors(), *_router(), *_flagged(), *_texts(), *_seeing("llava"), *_seeing("gemma3")]
 CASES += [*_placing("llava"), *_placing("gemma3"), *_embedding_pictures("seeing-last"), *_embedding_pictures("seeing-mean")]
 CASES += [*_seeing("qwen2vl", 8), *(case for server in SEEING if server not in ("llava", "gemma3", "qwen2vl") for case in _family(server))]
+CASES += [case for server in HEARING for case in of_audio(server)] + of_videos("both")

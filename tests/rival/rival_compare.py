@@ -109,10 +109,15 @@ def _text(event: Any) -> str:
         return ""
     if "content" in event:
         return str(event["content"])
+    if isinstance(event.get("delta"), str):
+        return str(event["delta"])
     return "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in event.get("choices", []))
 
 
 def _without_text(event: Any) -> Any:
     if isinstance(event, dict):
-        return {key: "" if key in ("content", "text") and isinstance(value, str) else _without_text(value) for key, value in event.items()}
+        return {
+            key: "" if key in ("content", "text", "delta") and isinstance(value, str) else _without_text(value)
+            for key, value in event.items()
+        }
     return [_without_text(item) for item in event] if isinstance(event, list) else event

@@ -13,16 +13,31 @@ ONE_BUDGET = "usage counts all prompts, not only the first"
 NO_END = "a grammar that is complete ends the answer; no token is spent on the end"
 OTHER_GRAMMARS = "schemas are followed by llguidance, which leaves other white space open; both answers fit the schema"
 
-NO_VIDEO = "there are no videos yet"
+NO_VIDEO = "videos need ffmpeg, and not all of these servers have it"
 
 DIFFERS: dict[str, dict[str, str]] = {
     **{
         f"*: chat with a {what}": {"json.error.message": NAMED, "json.error.param": NAMED}
         for what in ("broken picture", "picture that is none", "URL of another kind", "file")
     },
-    "*: chat with a picture and a grammar": {
-        f"json.{name}": NO_END for name in ("usage.completion_tokens", "usage.total_tokens", "timings.predicted_n")
+    **{
+        f"*: chat with {what} and a grammar": {
+            f"json.{name}": NO_END for name in ("usage.completion_tokens", "usage.total_tokens", "timings.predicted_n")
+        }
+        for what in ("a picture", "audio")
     },
+    **{
+        f"*: {what}": {"json.error.message": NAMED, "json.error.param": NAMED}
+        for what in (
+            "chat with broken audio",
+            "chat with audio that is none",
+            "chat with a broken video",
+            "transcription as subtitles",
+            "transcription of nothing",
+        )
+    },
+    "ultravox: chat with audio and a picture": {"json.error.*": NEVER, "status": NEVER},
+    "*: transcription as text": {"*": "it is served"},
     "*: messages with a picture": {"json.usage.cache_creation_input_tokens": "Anthropic's clients read it"},
     "tiny: completion of no tokens": {
         "json.content": "n_predict 0 fills the cache and generates nothing, as llama-server's documentation has it",

@@ -113,13 +113,16 @@ class Bench:
         self.ring.drain()
 
     def show(self, *parts: str | bytes, **more: Any) -> Client:
-        """Asks a user's message of texts and files of pictures."""
+        """Asks a user's message of texts and files: WAV, MP3 and FLAC are audio, all others are pictures."""
         files = [part for part in parts if isinstance(part, bytes)]
         marks = [f"<picture {hashlib.sha256(file).hexdigest()} {index}>" for index, file in enumerate(files)]
         left = iter(marks)
         content = "".join(next(left) if isinstance(part, bytes) else part for part in parts)
         messages = [*more.pop("before", []), {"role": "user", "content": content}]
-        named = [[mark, f"picture {index}"] for index, mark in enumerate(marks)]
+        named = [
+            [mark, f"audio {index}", "audio"] if file.startswith((b"RIFF", b"ID3", b"\xff\xfb", b"fLaC")) else [mark, f"picture {index}"]
+            for index, (mark, file) in enumerate(zip(marks, files, strict=True))
+        ]
         return self.submit(None, messages=messages, pictures=named, files=files, **more)
 
     def step_until(self, is_so: Callable[[], bool]) -> int:

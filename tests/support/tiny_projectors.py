@@ -26,6 +26,17 @@ LLAVA_TOKENS = NUM_PATCHES
 MERGED = 2  # patches of each side that Gemma 3 averages
 GEMMA3_TOKENS = NUM_PATCHES // MERGED**2
 
+PICTURE_NUMBERS = {
+    "embedding_length": INNER,
+    "feed_forward_length": FEED_FORWARD,
+    "block_count": NUM_LAYERS,
+    "projection_dim": WIDTH,
+    "attention.head_count": NUM_HEADS,
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH_SIZE,
+    "projector.scale_factor": MERGED,
+}
+
 Matrix = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
@@ -51,12 +62,16 @@ def make_llava16(path: Path | str, *, seed: int = 0) -> Path:
 
 def make_gemma3(path: Path | str, *, seed: int = 0, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Path:
     """See make_llava."""
+    return _write(path, "gemma3", gemma3_tensors(seed, width, image_size), image_size, use_gelu=True)
+
+
+def gemma3_tensors(seed: int, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> dict[str, Matrix]:
     random = np.random.default_rng(4000 + seed)
     tensors = _encoder(random, image_size)
     tensors |= {"v.post_ln.weight": np.ones(INNER, np.float32), "v.post_ln.bias": np.zeros(INNER, np.float32)}
     tensors["mm.input_projection.weight"] = _matrix(random, INNER, width, 0.15)
     tensors["mm.soft_emb_norm.weight"] = np.ones(INNER, np.float32)
-    return _write(path, "gemma3", tensors, image_size, use_gelu=True)
+    return tensors
 
 
 # ---------------------------------------------------------------- pictures of any size, tiles
@@ -210,17 +225,7 @@ def _write(
     writer.add_bool("clip.has_vision_encoder", True)
     writer.add_string("clip.projector_type", kind)
     writer.add_bool("clip.use_gelu", use_gelu)
-    numbers = {
-        "embedding_length": INNER,
-        "feed_forward_length": FEED_FORWARD,
-        "block_count": NUM_LAYERS,
-        "projection_dim": WIDTH,
-        "attention.head_count": NUM_HEADS,
-        "image_size": image_size,
-        "patch_size": PATCH_SIZE,
-        "projector.scale_factor": MERGED,
-    }
-    for key, value in (numbers | (more or {})).items():
+    for key, value in (PICTURE_NUMBERS | {"image_size": image_size} | (more or {})).items():
         add = writer.add_array if isinstance(value, list) else writer.add_uint32
         add(f"clip.vision.{key}", value)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)

@@ -206,6 +206,7 @@ class Native:
         params = await chat_params(self._models, request, partial(chat_input, body, pictures))
         spec, _ = self._models.choose(request, body)
         if pictures.all and not may_see(spec, pictures):
+            pictures.hide()
             params["messages"] = pictures.unseen(params["messages"])
         return await self._caller.answer(request, body, "apply_template", params)
 

@@ -1,5 +1,5 @@
-"""Request bodies: bytes -> JSON, once. The only fields known here are `model` and those with token ids. Never imports: http.routes,
-api.requests.fields.
+"""Request bodies: bytes -> JSON, once; forms too. Of the fields, only `model` and those with token ids are known here. Never imports:
+http.routes, api.requests.fields.
 
 Invariant: the values of a body are counted before they become Python objects, so a body needs at most a few times its size in memory. Its
 bytes are freed after the parse. Long lists of token ids stay text (`Ids`): a million ids are one object.
@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 import orjson
 
 from fastrouter._core import Request, scan_json
+from fastrouter.api.requests.forms import is_form, read_form
 from fastrouter.errors import InvalidRequest, Unavailable
 
 MAX_VALUES = 1 << 16
 MAX_DEPTH = 200  # orjson writes no more than 254 levels, and an answer may repeat a field some levels down
 MAX_ID_LISTS = 4096
 MAX_MODEL_CHARACTERS = 1024
+FORM_PATH = "/audio/transcriptions"  # its bodies are forms
 LONG_BODY = 64 << 10  # bytes; a longer body is read in a thread, because it may have thousands of messages
 _ID_FIELDS = ("prompt", "input", "content", "tokens", "input_prefix", "input_suffix")
 _ID_NAMES = b"".join(name.encode() + b"\0" for name in _ID_FIELDS) + b"\0"
@@ -35,7 +37,9 @@ T = TypeVar("T")
 def parse_json(request: Request) -> Any:
     """The content of the body. Raises InvalidRequest."""
     if request.json is None:
-        request.json = _parse(request.take_body())
+        kind = request.header("content-type") or ""
+        is_in_form = is_form(kind) and request.path.endswith(FORM_PATH)
+        request.json = read_form(kind, request.take_body()) if is_in_form else _parse(request.take_body())
         name = request.json.get("model") if isinstance(request.json, dict) else None
         request.model = name if isinstance(name, str) and len(name) <= MAX_MODEL_CHARACTERS else None
     return request.json

@@ -1,17 +1,17 @@
 """Checks of chat messages and prefill as OpenAI's clients send them, before they are sent to the worker.
 
-Invariant: the result is a list of objects with a text content (or parts of text). Pictures become marks in a text. For other content that
-is not text, the error names the field.
+Invariant: the result is a list of objects with a text content (or parts of text). Pictures, audio and videos become marks in a text. For
+other content that is not text, the error names the field.
 """
 
 from typing import Any
 
 from fastrouter.api.requests.checks import boolean, invalid, json_object, not_supported_kind, string
-from fastrouter.api.requests.pictures import Pictures, field_of
+from fastrouter.api.requests.pictures import NOUNS, PARTS, Pictures, field_of
 from fastrouter.api.requests.tools import UNSEEN_IMAGE
 from fastrouter.errors import InvalidRequest
 
-_MEDIA_PARTS = frozenset({"input_audio", "input_video", "video_url", "input_image", "file"})
+_NOT_SUPPORTED = frozenset({"input_image", "file"})
 
 
 def check_messages(value: Any, pictures: Pictures | None = None) -> list[dict[str, Any]]:
@@ -26,17 +26,17 @@ def check_messages(value: Any, pictures: Pictures | None = None) -> list[dict[st
 
 
 def _without_pictures(name: str, message: dict[str, Any], pictures: Pictures | None) -> dict[str, Any]:
-    """A content with pictures becomes a text, as in llama-server: a new line between texts, and nothing around a picture."""
+    """A content with files becomes a text, as in llama-server: a new line between texts, and nothing around a file."""
     parts = message.get("content")
-    if not isinstance(parts, list) or not any(part["type"] == "image_url" for part in parts):
+    if not isinstance(parts, list) or not any(part["type"] in PARTS for part in parts):
         return message
     text, is_after_picture = "", False
     for index, part in enumerate(parts):
         place = f"{name}.content[{index}]"
-        is_picture = part["type"] == "image_url"
+        is_picture = part["type"] in PARTS
         is_optional = is_picture and part.get("is_optional") is True
         if is_picture and pictures is None and not is_optional:
-            raise invalid(field_of(place, part), "is a picture, and only generations take pictures: send text")
+            raise invalid(field_of(place, part), f"is {NOUNS[PARTS[part['type']][0]]}, and only generations take those: send text")
         more = part["text"] if not is_picture else pictures.add_part(place, part) if pictures is not None else UNSEEN_IMAGE
         is_alone = is_picture and not is_optional
         text += more if is_alone or is_after_picture or not text else f"\n{more}"
@@ -70,12 +70,12 @@ def _check_parts(name: str, value: Any) -> None:
         raise invalid(name, "must be a string or a list of parts")
     for index, part in enumerate(value):
         kind = json_object(f"{name}[{index}]", part).get("type")
-        if isinstance(kind, str) and kind in _MEDIA_PARTS:
+        if isinstance(kind, str) and kind in _NOT_SUPPORTED:
             raise not_supported_kind(f"{name}[{index}]", kind)
-        if kind == "image_url":
+        if isinstance(kind, str) and kind in PARTS:
             continue
         if kind != "text":
-            raise invalid(f"{name}[{index}].type", 'must be "text" or "image_url"')
+            raise invalid(f"{name}[{index}].type", 'must be "text", "image_url", "input_audio" or "input_video"')
         string(f"{name}[{index}].text", part.get("text"))
 
 

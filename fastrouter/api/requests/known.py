@@ -100,6 +100,12 @@ CHAT: Fields = {
 }
 COMPLETION: Fields = {**_GENERATED, "prompt": _INPUT, "prediction": _OBJECT}
 INFILL: Fields = {**COMPLETION, "input_prefix": _INPUT, "input_suffix": _INPUT, "input_extra": parts.EXTRA}
+TRANSCRIPTION: Fields = {
+    **_GENERATED,
+    "file": {"type": "string", "format": "binary", "description": "WAV, MP3 or FLAC"},
+    **_each(_TEXT, "prompt language"),
+    "response_format": {"enum": ["json", "text", "verbose_json"]},
+}
 RESPONSES: Fields = {
     **CHAT,
     **_each(parts.ITEMS, "input instructions"),

@@ -40,7 +40,19 @@ _CALL = object_of(
     type={"const": "function"},
     function=_CALLED,
 )
-_PART = object_of({"type": "text", "text": "hello"}, ("type",), type={"const": "text"}, text={"type": "string"})
+_URL = object_of({"url": "data:image/png;base64,iVBORw0KGgo="}, ("url",), url={"type": "string"}, detail=TEXT)
+_SOUND = object_of({"data": "UklGRg==", "format": "wav"}, data=TEXT, url=TEXT, format=TEXT)
+_VIDEO = object_of({"url": "data:video/mp4;base64,AAAAGGZ0eXA="}, data=TEXT, url=TEXT)
+_PART = object_of(
+    {"type": "text", "text": "hello"},
+    ("type",),
+    type={"enum": ["text", "image_url", "input_audio", "input_video", "video_url"]},
+    text={"type": "string", "description": "of the type text"},
+    image_url={**_URL, "type": ["object", "string", "null"], "description": "a picture: a data URL, base64 or file://"},
+    input_audio={**_SOUND, "type": ["object", "null"], "description": "an audio file (WAV, MP3, FLAC): base64, a data URL or file://"},
+    input_video={**_VIDEO, "type": ["object", "null"], "description": "a video, which ffmpeg reads: base64, a data URL or file://"},
+    video_url={**_VIDEO, "type": ["object", "null"], "description": "the same as input_video"},
+)
 _MESSAGE = object_of(
     {"role": "user", "content": "hello"},
     ("role", "content"),
@@ -73,7 +85,7 @@ _SOURCE = object_of({"type": "text", "data": "hello"}, ("type",), type={"type": 
 _BLOCK = object_of(
     {"type": "text", "text": "hello"},
     ("type",),
-    type={"type": "string", "examples": ["text", "thinking", "tool_use", "tool_result", "document", "search_result"]},
+    type={"type": "string", "examples": ["text", "image", "thinking", "tool_use", "tool_result", "document", "search_result"]},
     text={"type": "string"},
     thinking=TEXT,
     signature=TEXT,
@@ -121,7 +133,14 @@ OUTPUT_CONFIG: Schema = {**object_of({"effort": "low"}, effort=TEXT, format=OBJE
 # ---------------------------------------------------------------- Responses
 
 _INPUT_PART = object_of(
-    {"type": "input_text", "text": "hello"}, ("type",), type={"type": "string"}, text=TEXT, refusal=TEXT, image_url=TEXT, detail=TEXT
+    {"type": "input_text", "text": "hello"},
+    ("type",),
+    type={"type": "string", "examples": ["input_text", "output_text", "input_image", "input_audio", "refusal"]},
+    text=TEXT,
+    refusal=TEXT,
+    image_url=TEXT,
+    detail=TEXT,
+    input_audio={**_SOUND, "type": ["object", "null"]},
 )
 _ITEM = object_of(
     {"type": "message", "role": "user", "content": "hello"},

@@ -1,8 +1,8 @@
-"""Pictures in requests: where they come from, and the marks that stand for them in the text of messages and prompts.
+"""Pictures, audio and videos in requests: where they come from, and the marks that stand for them in the text of messages and prompts.
 
-A picture is a data URL, its base64, a file below --media-path, or an address of --media-hosts. Its bytes are never decoded here.
-Invariant: a client cannot write a mark itself, because a mark has a hash with a secret; equal requests have equal marks. In the prompts
-that clients write themselves, MARKER stands for a picture.
+A file is a data URL, its base64, below --media-path, or at an address of --media-hosts. Its bytes are never decoded here. Invariant: a
+client cannot write a mark itself, because a mark has a hash with a secret; equal requests have equal marks. In the prompts that clients
+write themselves, MARKER stands for a file.
 """
 
 import base64
@@ -18,9 +18,20 @@ from typing import Any
 
 from fastrouter.api.requests.checks import invalid, json_object, string
 from fastrouter.api.requests.tools import UNSEEN_IMAGE
+from fastrouter.errors import FastrouterError
 
 MAX_PICTURES = 64  # of a request
-MAX_PICTURE_BYTES = 20 << 20
+IMAGE, AUDIO, VIDEO = "image", "audio", "video"
+NOUNS = {IMAGE: "a picture", AUDIO: "an audio file", VIDEO: "a video"}
+MAX_ALL_BYTES = 256 << 20  # of a request
+MAX_BYTES = {IMAGE: 20 << 20, AUDIO: 25 << 20, VIDEO: 100 << 20}
+# The types of the parts of a message, with the kind of their file, and the names that its content may have there, best first.
+PARTS = {
+    "image_url": (IMAGE, ("url",)),
+    "input_audio": (AUDIO, ("data", "url")),
+    "input_video": (VIDEO, ("data", "url")),
+    "video_url": (VIDEO, ("data", "url")),
+}
 _MAX_SHOWN = 40  # characters of a URL, in an error
 _DATA_URL = re.compile(r"data:(?P<kind>[^,;]{0,100})(?:;[^,;]{0,100})*;base64,")
 _MAX_NAME = 200  # characters
@@ -40,6 +51,7 @@ class Picture:
     content: bytes | None
     url: str = ""
     is_optional: bool = False
+    kind: str = IMAGE
 
     @property
     def is_on_web(self) -> bool:
@@ -51,17 +63,24 @@ class Pictures:
     """Those of one request, in their order."""
 
     all: list[Picture] = field(default_factory=list)
-    shows_markers: bool = False  # the text is for the client: it has MARKER where pictures are
+    hidden: list[Picture] = field(default_factory=list)  # those that the model does not get, because it cannot see
+    shows_markers: bool = False  # the text is for the client: it has MARKER where files are
 
-    def add(self, name: str, url: str, *, is_optional: bool = False) -> str:
+    def add(self, name: str, url: str, *, is_optional: bool = False, kind: str = IMAGE) -> str:
         """Returns the mark. Raises InvalidRequest."""
-        if len(self.all) >= MAX_PICTURES:
-            raise invalid(name, f"is one picture too many: a request may have {MAX_PICTURES}")
         is_elsewhere = url.startswith(_FILE) or is_address(url)
-        content = None if is_elsewhere else _content_of(name, url)
+        return self._add(name, url, None if is_elsewhere else _content_of(name, url, kind), is_optional=is_optional, kind=kind)
+
+    def add_content(self, name: str, content: bytes, kind: str) -> str:
+        """The same for a file that came with the request."""
+        return self._add(name, "", _checked(name, content, kind), is_optional=False, kind=kind)
+
+    def _add(self, name: str, url: str, content: bytes | None, *, is_optional: bool, kind: str) -> str:
+        if len(self.all) >= MAX_PICTURES:
+            raise invalid(name, f"is one file too many: a request may have {MAX_PICTURES} pictures and other files")
         digest = hashlib.blake2b(url.encode("utf-8", "replace") if content is None else content, key=_SECRET, digest_size=16)
         mark = MARKER if self.shows_markers else f"<__media_{digest.hexdigest()}_{len(self.all)}__>"
-        self.all.append(Picture(name, mark, content, url if is_elsewhere else "", is_optional))
+        self.all.append(Picture(name, mark, content, url if content is None else "", is_optional, kind))
         return mark
 
     def add_prompt(self, name: str, prompt: dict[str, Any]) -> str:
@@ -81,57 +100,97 @@ class Pictures:
         return first
 
     def add_part(self, name: str, part: dict[str, Any]) -> str:
-        """A part of type image_url."""
-        name = field_of(name, part)
-        given = part.get("image_url")
-        url = given if isinstance(given, str) else string(f"{name}.url", json_object(name, given).get("url"))
-        return self.add(name, url, is_optional=part.get("is_optional") is True)
+        """A part whose type is in PARTS."""
+        name, given = field_of(name, part), part.get(part["type"])
+        kind, keys = PARTS[part["type"]]
+        if kind == IMAGE and isinstance(given, str):
+            url = given
+        else:
+            found = json_object(name, given)
+            key = next((key for key in keys if found.get(key) is not None), keys[0])
+            url = string(f"{name}.{key}", found.get(key))
+        return self.add(name, url, is_optional=part.get("is_optional") is True, kind=kind)
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of those that a model must understand."""
+        return {picture.kind for picture in self.all if not picture.is_optional}
 
     @property
     def marks(self) -> list[list[str]]:
         """For Generate."""
-        return [[picture.mark, picture.name] for picture in self.all]
+        return [[picture.mark, picture.name, *([picture.kind] if picture.kind != IMAGE else [])] for picture in self.all]
+
+    def hide(self) -> None:
+        """The model cannot see."""
+        self.hidden += [picture for picture in self.all if picture.kind == IMAGE]
+        self.all = [picture for picture in self.all if picture.kind != IMAGE]
 
     def unseen(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages for a model that cannot see."""
+        """The messages with a text in the place of each picture."""
         return [{**message, "content": self._unseen(message["content"])} if message.get("content") else message for message in messages]
 
     def _unseen(self, content: Any) -> Any:
-        for picture in self.all if isinstance(content, str) else ():
+        pictures = [*self.hidden, *(each for each in self.all if each.kind == IMAGE)]
+        for picture in pictures if isinstance(content, str) else ():
             content = content.replace(picture.mark, UNSEEN_IMAGE)
         return content
 
     def contents(self, folder: Path | None) -> list[bytes]:
         """Reads the files, which are below this folder. Raises InvalidRequest."""
-        return [_read(picture, folder) if picture.content is None else picture.content for picture in self.all]
+        found, left = [], MAX_ALL_BYTES
+        for picture in self.all:
+            content = _read(picture, folder) if picture.content is None else picture.content
+            found.append(content)
+            left -= len(content)
+            check_left(picture.name, left)
+        return found
+
+
+def check_left(name: str, left: int) -> None:
+    """`left`: bytes that the files of a request may still have."""
+    if left < 0:
+        raise invalid(
+            name, f"is too much: all files of a request together may have {MAX_ALL_BYTES >> 20} MiB, and so may the frames of its videos"
+        )
 
 
 def field_of(name: str, part: dict[str, Any]) -> str:
     """The name of a picture's field. The readers of other APIs put the name that their clients know into the part."""
     given = part.get("field")
-    return given if isinstance(given, str) and len(given) <= _MAX_NAME else f"{name}.image_url"
+    return given if isinstance(given, str) and len(given) <= _MAX_NAME else f"{name}.{part['type']}"
 
 
 def is_address(url: str) -> bool:
     return url[:8].lower().startswith(_WEB)
 
 
-def _content_of(name: str, url: str) -> bytes:
+def _content_of(name: str, url: str, kind: str) -> bytes:
     encoded = url
     if url[:5] == "data:":
         found = _DATA_URL.match(url)
-        if found is None or not found["kind"].startswith("image/"):
-            raise invalid(name, f'must begin with "data:image/...;base64,", but begins with {url[:_MAX_SHOWN]!r}')
+        if found is None or not found["kind"].startswith(f"{kind}/"):
+            raise invalid(name, f'must begin with "data:{kind}/...;base64,", but begins with {url[:_MAX_SHOWN]!r}')
         encoded = url[found.end() :]
-    if len(encoded) > MAX_PICTURE_BYTES * 4 // 3 + 4:
-        raise invalid(name, f"is a picture of more than {MAX_PICTURE_BYTES >> 20} MiB: send a smaller one")
+    if len(encoded) > MAX_BYTES[kind] * 4 // 3 + 4:
+        raise _too_large(name, kind)
     try:
         content = base64.b64decode(encoded.encode("ascii"), validate=True)
     except (binascii.Error, ValueError):
         raise invalid(name, _NO_BASE64 if encoded is not url else f"{_NO_BASE64}, or a data URL") from None
+    return _checked(name, content, kind)
+
+
+def _checked(name: str, content: bytes, kind: str) -> bytes:
     if not content:
-        raise invalid(name, "is a picture without content")
+        raise invalid(name, f"is {NOUNS[kind]} without content")
+    if len(content) > MAX_BYTES[kind]:
+        raise _too_large(name, kind)
     return content
+
+
+def _too_large(name: str, kind: str) -> FastrouterError:
+    return invalid(name, f"is {NOUNS[kind]} of more than {MAX_BYTES[kind] >> 20} MiB: send a smaller one")
 
 
 def _read(picture: Picture, folder: Path | None) -> bytes:
@@ -146,8 +205,8 @@ def _read(picture: Picture, folder: Path | None) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         with open(descriptor, "rb") as file:
             state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_PICTURE_BYTES:
-                raise invalid(picture.name, f"must be a file of at most {MAX_PICTURE_BYTES >> 20} MiB")
-            return file.read(MAX_PICTURE_BYTES)
+            if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES[picture.kind]:
+                raise invalid(picture.name, f"must be a file of at most {MAX_BYTES[picture.kind] >> 20} MiB")
+            return file.read(MAX_BYTES[picture.kind])
     except (OSError, ValueError):
         raise invalid(picture.name, "is a file that does not exist below --media-path, or cannot be read") from None

@@ -188,7 +188,7 @@ def _part(name: str, value: Any) -> Iterator[dict[str, Any]]:
         detail = {"detail": part["detail"]} if part.get("detail") is not None else {}
         yield {"type": "image_url", "image_url": {"url": string(f"{name}.image_url", url), **detail}, "field": f"{name}.image_url"}
     elif kind == "input_audio":
-        yield {"type": "input_audio", "input_audio": part.get("input_audio")}
+        yield {"type": "input_audio", "input_audio": part.get("input_audio"), "field": f"{name}.input_audio"}
     elif kind == "input_file":
         yield {"type": "file", "file": {key: part[key] for key in ("filename", "file_data", "file_url", "file_id") if key in part}}
     else:

@@ -61,8 +61,8 @@ class Caller:
         files = None
         if pictures is not None and pictures.all:
             files = await self._media.attach(spec, pictures)
-            unseen = {"messages": pictures.unseen(params["messages"])} if files is None else {"pictures": pictures.marks}
-            params = {**params, **unseen}
+            unseen = {"messages": pictures.unseen(params["messages"])} if pictures.hidden else {}
+            params = {**params, **unseen, "pictures": pictures.marks}
         client = client_of(request) if method in DECODING_CALLS else None
         if client is not None:
             self._supervisor.note_turn(spec, client)

@@ -45,6 +45,10 @@ class Choice:
     probabilities: list[Entry] = field(default_factory=list)  # of its tokens, if the request asked for them
 
 
+class PlainText(str):
+    """A whole answer that is not JSON."""
+
+
 @dataclass(slots=True)
 class Usage:
     """A prompt counts once, for any number of choices."""

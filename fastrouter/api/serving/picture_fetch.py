@@ -17,7 +17,7 @@ import httptools
 
 from fastrouter import __version__
 from fastrouter.api.requests.checks import invalid
-from fastrouter.api.requests.pictures import MAX_PICTURE_BYTES, Picture, Pictures
+from fastrouter.api.requests.pictures import MAX_BYTES, NOUNS, Picture, Pictures
 from fastrouter.config.media_hosts import FLAG, MediaHost, Reach, reach_of
 from fastrouter.system.network_place import Place, least_trusted
 
@@ -102,7 +102,7 @@ class Fetcher:
         async with lanes, self._places:
             try:
                 async with asyncio.timeout(FETCH_S):
-                    content = await self._follow(same[0].url, budget)
+                    content = await self._follow(same[0], budget)
             except _Failed as problem:
                 raise invalid(same[0].name, f"is an address {problem}") from None
             except TimeoutError:
@@ -114,11 +114,12 @@ class Fetcher:
         for picture in same:
             picture.content = content
 
-    async def _follow(self, url: str, budget: "_Budget") -> bytes:
+    async def _follow(self, picture: Picture, budget: "_Budget") -> bytes:
+        url = picture.url
         for _ in range(MAX_REDIRECTS + 1):
             target = self._target_of(url)
             try:
-                return await self._get(target, budget)
+                return await self._get(target, _Answer(budget, picture.kind))
             except _Redirect as redirect:
                 url = redirect.from_(target)
         raise _Failed(f"that redirects more than {MAX_REDIRECTS} times")
@@ -134,11 +135,11 @@ class Fetcher:
             raise _Failed(f"of {target.host}, which {FLAG} does not name: {way_out}")
         return target._replace(reach=reach)
 
-    async def _get(self, target: "_Target", budget: "_Budget") -> bytes:
+    async def _get(self, target: "_Target", answer: "_Answer") -> bytes:
         reader, writer = await self._connect(target)
         try:
             writer.write(target.head())
-            return await _Answer(budget).read(reader)
+            return await answer.read(reader)
         finally:
             writer.transport.abort()
 
@@ -225,8 +226,10 @@ def _host_of(parts: SplitResult) -> str:
 class _Answer:
     """A response as it comes. The parser calls the methods `on_...`."""
 
-    def __init__(self, budget: _Budget) -> None:
+    def __init__(self, budget: _Budget, kind: str) -> None:
+        """`kind`: of the file that is wanted."""
         self._budget = budget
+        self._kind = kind
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body = bytearray()
@@ -277,14 +280,14 @@ class _Answer:
         if kind and not kind.startswith(_KINDS):
             return _Failed(f"of something else than a picture: its server says that it is {kind[:60]!r}")
         size = self._headers.get(b"content-length", b"0")
-        return _too_large() if size.isdigit() and int(size) > MAX_PICTURE_BYTES else None
+        return self._too_large() if size.isdigit() and int(size) > MAX_BYTES[self._kind] else None
 
     def on_body(self, piece: bytes) -> None:
         if self._problem is not None:
             return
         self._body += piece
-        if len(self._body) > MAX_PICTURE_BYTES:
-            self._problem = _too_large()
+        if len(self._body) > MAX_BYTES[self._kind]:
+            self._problem = self._too_large()
             return
         try:
             self._budget.take(len(piece))
@@ -294,6 +297,5 @@ class _Answer:
     def on_message_complete(self) -> None:
         self._is_complete = self._has_head
 
-
-def _too_large() -> _Failed:
-    return _Failed(f"of a picture of more than {MAX_PICTURE_BYTES >> 20} MiB: send a smaller one")
+    def _too_large(self) -> _Failed:
+        return _Failed(f"of {NOUNS[self._kind]} of more than {MAX_BYTES[self._kind] >> 20} MiB: send a smaller one")

@@ -95,7 +95,7 @@ class Generator:
         if ask.pictures.all:
             spec, _ = self._models.for_use(request, parse_object(request))
             ask.files = await self._media.attach(spec, ask.pictures)
-            if ask.files is None:
+            if ask.pictures.hidden:
                 ask.generates = [_unseen(generate, ask.pictures) for generate in ask.generates]
         waits = self.start(request, exchange, ask, make_flavour)
         if waits is not None:
@@ -173,9 +173,9 @@ class Generator:
             _begin(answer, lease)
 
 
-def _unseen(generate: Generate, pictures: Pictures) -> Generate:
+def _unseen(generate: Generate, files: Pictures) -> Generate:
     """For a model that cannot see."""
-    return replace(generate, messages=pictures.unseen(generate.messages or []), pictures=[])
+    return replace(generate, messages=files.unseen(generate.messages or []), pictures=files.marks)
 
 
 def _begin(answer: Answer, lease: Lease) -> None:

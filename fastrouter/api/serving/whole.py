@@ -9,9 +9,9 @@ import orjson
 from fastrouter._core import TextCollector
 from fastrouter.api.requests.fields import Ask
 from fastrouter.api.serving.answer import Answer, Outlet
-from fastrouter.api.serving.flavour import Choice, Flavour, ToolCall
+from fastrouter.api.serving.flavour import Choice, Flavour, PlainText, ToolCall
 from fastrouter.api.serving.timeline import Timeline
-from fastrouter.http.response import json_response
+from fastrouter.http.response import json_response, text_response
 from fastrouter.ipc.records import CallDelta, Delta, Entry, Finish, PromptProgress
 from fastrouter.supervisor.lease import Lease
 
@@ -115,9 +115,11 @@ class Whole(Answer):
 
     def _send(self) -> None:
         self._choices.sort(key=lambda choice: choice.index)
-        body = orjson.dumps(self._flavour.whole(self._choices, self._usage))
+        answer = self._flavour.whole(self._choices, self._usage)
+        body = b"" if isinstance(answer, PlainText) else orjson.dumps(answer)
         self._complete()  # after what may fail: an answer that is over can tell its client nothing
-        self._exchange.send(json_response(body, headers=self._timeline.header(self._first_text, time.monotonic())))
+        headers = self._timeline.header(self._first_text, time.monotonic())
+        self._exchange.send(text_response(answer, headers) if isinstance(answer, PlainText) else json_response(body, headers=headers))
 
     def pause(self) -> None:
         """Nothing is written before the end."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fastrouter.api.tools.confine import in_own_thread, limit_resources
+from fastrouter.api.tools.ffmpeg import become
 from fastrouter.api.tools.files import edit_file, read_file, write_file
 from fastrouter.api.tools.folder import Folder, ToolFailed
-from fastrouter.api.tools.job import MCP, ToolJob, read_job
+from fastrouter.api.tools.job import MCP, VIDEO_FLAG, ToolJob, read_job
 from fastrouter.api.tools.search import file_glob_search, grep_search
 from fastrouter.api.tools.shell import end_all, get_info, run_command
 from fastrouter.options.tool_definitions import BY_NAME
@@ -38,6 +39,8 @@ _OF_FILES: dict[str, Callable[[Folder, dict[str, Any]], dict[str, Any]]] = {
 def main() -> int:
     open_missing()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, and the parent decides
+    if sys.argv[1:2] == [VIDEO_FLAG]:
+        return become(json.loads(sys.argv[2]))
     line = sys.stdin.buffer.readline()
     if not line:
         return 1

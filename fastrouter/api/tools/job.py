@@ -13,6 +13,7 @@ COMMAND = command_of("fastrouter.api.tools")
 MAX_REPORT_BYTES = 16 << 20
 MCP = "mcp"  # the kind of a process that talks to MCP servers
 TOOL = "tool"
+VIDEO_FLAG = "--video"  # an argument instead of a first message: a command of ffmpeg follows
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,7 @@ class Answers:
             num_decodes=self.num_decodes - self._num_told,
             num_busy_decodes=self.num_decodes - sequence.num_decodes_before if slot else 0,
             num_guesses=sequence.num_guesses,
+            sound_ms=sum(picture.chunk.sound_ms for picture in request.pictures),
             timings=sequence.timings(),
             media_tokens=tokens_of_each(request.pictures, len(generate.pictures)),
             tokens=(sequence.tokens or []) if generate.return_tokens else [],

@@ -182,7 +182,7 @@ class Embedder:
         self._refuse_too_long(name, self._prompts.least_tokens(text, most), "at least ", most)
         found = self._prompts.read_seen(text, own)
         self._refuse_too_long(name, len(found.tokens), most=most)
-        return SeenInput(_to_array(found.tokens), found.pictures, is_causal=self._seen.is_causal)
+        return SeenInput(_to_array(found.tokens), found.pictures)
 
     def _read_pairs(self, params: dict[str, Any]) -> list[list[int]]:
         if self._context.pooling != POOLING["rank"]:

@@ -68,7 +68,7 @@ class PictureSteps:
 
     def _decode(self, running: Running, picture: PlacedPicture, embeddings: Embeddings, num_decoding: int) -> None:
         sequence, slot = running.sequence, running.slot
-        is_causal = self._pictures.is_causal
+        is_causal = picture.chunk.is_causal
         if not is_causal and len(slot.tokens) > picture.start:  # the start of it is of another picture
             self._prefixes.cut(slot, picture.start)
             return

@@ -22,11 +22,9 @@ SEQUENCE = 0
 class SeenInput:
     """`tokens`: all of it; those that stand for pictures are not read."""
 
-    def __init__(self, tokens: NDArray[np.int32], pictures: Sequence[PlacedPicture], *, is_causal: bool) -> None:
-        """`is_causal`: see worker.media.pictures.Pictures."""
+    def __init__(self, tokens: NDArray[np.int32], pictures: Sequence[PlacedPicture]) -> None:
         self.tokens = tokens
         self.pictures = pictures
-        self._is_causal = is_causal
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -52,8 +50,9 @@ class SeenInput:
             position += len(tokens)
             if picture is not None:
                 rows, places = embeddings[picture.chunk.key], positions(picture.chunk, position)
-                for part in _cut(len(rows), context.n_batch if self._is_causal else len(rows)):
-                    seen = context.decode_embeddings(rows[part], places[:, part], SEQUENCE, is_causal=self._is_causal, are_outputs=True)
+                is_causal = picture.chunk.is_causal
+                for part in _cut(len(rows), context.n_batch if is_causal else len(rows)):
+                    seen = context.decode_embeddings(rows[part], places[:, part], SEQUENCE, is_causal=is_causal, are_outputs=True)
                     yield seen, len(rows[part])
                 start, position = picture.end, position + picture.chunk.num_positions
 

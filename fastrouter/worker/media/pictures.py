@@ -1,4 +1,5 @@
-"""The pictures of one model: files become tokens and places in a prompt; a thread computes embeddings while the model's loop continues.
+"""The pictures and audio of one model: files become tokens and places in a prompt; a thread computes embeddings while the model's loop
+continues. Audio is like pictures here: each half minute of it is one.
 
 Never imports: worker.kv, worker.text. Invariant: a picture is computed once at a time, and its embeddings stay until newer ones need their
 place. The tokens of a picture are negative and come from a hash of its file, so equal prompts are equal lists of tokens.
@@ -13,13 +14,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrouter.errors import FastrouterError, InvalidRequest
+from fastrouter.errors import CannotHear, CannotSee, FastrouterError, InvalidRequest
+from fastrouter.ipc.frames import read_frames
 from fastrouter.options.limits import KEPT_PICTURES_BYTES
 from fastrouter.worker.llama.picture_tokens import tokens_of
-from fastrouter.worker.llama.projector import BrokenFile, Embeddings, PictureChunk, Projector
-from fastrouter.worker.media import picture_files, webp
+from fastrouter.worker.llama.projector import BrokenFile, Embeddings, Part, PictureChunk, Projector
+from fastrouter.worker.media import audio_files, picture_files, webp
+
+AUDIO, VIDEO = "audio", "video"  # kinds of files; a file without a kind is a picture
 
 Key = tuple[str, int]
+
+
+class GivenFile(NamedTuple):
+    """`name`: of its field."""
+
+    name: str
+    content: bytes
+    kind: str = ""
+
+    @property
+    def noun(self) -> str:
+        return {AUDIO: "audio", VIDEO: "a video"}.get(self.kind, "a picture")
 
 
 class PlacedPicture(NamedTuple):
@@ -56,37 +72,45 @@ class Pictures:
     def __repr__(self) -> str:
         return f"<Pictures {len(self._kept)} kept, {len(self._coming)} coming>"
 
-    @property
-    def is_causal(self) -> bool:
-        """Their tokens are read one after the other, like those of text. Otherwise they all see each other."""
-        return self._projector.is_causal
-
     # ------------------------------------------------------------ files -> tokens
 
     def read(
-        self, parts: Sequence[str | int], files: Sequence[tuple[str, bytes]], *, is_counted: bool = False
+        self, parts: Sequence[str | int], files: Sequence[GivenFile], *, is_counted: bool = False
     ) -> tuple["array[int]", list[PlacedPicture]]:
-        """`parts`: texts, and for each picture its index in `files`, which are (name of the field, content). `is_counted`: only the
-        number of tokens is right. Takes long. Raises InvalidRequest."""
-        shown = [part for part in parts if isinstance(part, int)]
-        readable: dict[int, bytes] = {}
-        for index in shown:
-            try:
-                readable[index] = _readable(files[index][1])
-            except ValueError as problem:
-                raise InvalidRequest(f"field '{files[index][0]}' {problem}") from None
+        """`parts`: texts, and for each file its index in `files`. `is_counted`: only the number of tokens is right. Takes long. Raises
+        InvalidRequest."""
+        read, shown = list[Part](), list[GivenFile]()  # `shown`: of each picture, its file
+        for part in parts:
+            found = [part] if isinstance(part, str) else self._parts_of(files[part])
+            read += found
+            shown += [files[part] for one in found if not isinstance(one, str) and isinstance(part, int)]
         try:
-            chunks = self._projector.read([part if isinstance(part, str) else readable[part] for part in parts], is_counted=is_counted)
+            chunks = self._projector.read(read, is_counted=is_counted)
         except BrokenFile as error:
-            name = files[shown[error.index]][0]
-            raise InvalidRequest(f"field '{name}' is a picture that cannot be decoded: its file is broken or cut short") from None
+            file = shown[error.index]
+            problem = error.message or f"is {file.noun} that cannot be decoded: its file is broken or cut short"
+            raise InvalidRequest(f"field '{file.name}' {problem}") from None
         return self._place(chunks)
+
+    def _parts_of(self, file: GivenFile) -> list[Part]:
+        """It is checked before anything is decoded."""
+        if not (self._projector.hears if file.kind == AUDIO else self._projector.sees):
+            raise CannotHear if file.kind == AUDIO else CannotSee
+        try:
+            if file.kind == VIDEO:
+                return list(read_frames(file.content))
+            if file.kind != AUDIO:
+                return [_readable(file.content)]
+            audio_files.check(file.content)
+        except ValueError as problem:
+            raise InvalidRequest(f"field '{file.name}' {problem}") from None
+        return [file.content]
 
     def _place(self, chunks: Iterable[PictureChunk | array]) -> tuple["array[int]", list[PlacedPicture]]:  # type: ignore[type-arg]
         tokens, placed = array("i"), []
         for chunk in chunks:
             if isinstance(chunk, PictureChunk):
-                if not self.is_causal and chunk.num_tokens > self._most_at_once:
+                if not chunk.is_causal and chunk.num_tokens > self._most_at_once:
                     raise InvalidRequest(
                         f"a picture has {chunk.num_tokens} tokens that must be computed together, but at most {self._most_at_once} can be: "
                         f"load the model with --ubatch-size {chunk.num_tokens}"

@@ -14,7 +14,7 @@ from fastrouter.ipc.messages import Generate
 from fastrouter.options.builtin_templates import FALLBACK
 from fastrouter.options.load import LoadOptions
 from fastrouter.worker.llama.model import Model
-from fastrouter.worker.media.pictures import Pictures, PlacedPicture
+from fastrouter.worker.media.pictures import GivenFile, Pictures, PlacedPicture
 from fastrouter.worker.text.chat_template import with_system
 from fastrouter.worker.text.rendering import Chat, Renderer
 from fastrouter.worker.text.template_format import TemplateFormat
@@ -148,7 +148,7 @@ class Prompts:
         places = {row[0]: index for index, row in enumerate(shown.marks)}
         pieces = re.split(f"({'|'.join(map(re.escape, places))})", text)
         parts = [places.get(piece, piece) for piece in pieces if piece]
-        named = [(row[1], file) for row, file in zip(shown.marks, shown.files, strict=True)]
+        named = [GivenFile(row[1], file, *row[2:]) for row, file in zip(shown.marks, shown.files, strict=True)]
         tokens, placed = self.pictures.read(parts, named, is_counted=is_counted)
         return ReadPrompt(tokens, pictures=tuple(placed))
 
