@@ -35,33 +35,34 @@ class SeenInput:
         """(one row; without pooling one for each token, number of decodes). Raises LlamaError."""
         found: list[Vectors] = []
         counts: list[int] = []
-        for piece in self._pieces(context.n_batch, embeddings):
-            self._decode(context, piece, sum(counts))
+        for piece, pos in self._pieces(context.n_batch, embeddings):
+            self._decode(context, piece, pos)
             found.append(_vectors(context, len(piece)))
             counts.append(len(piece))
         return pooled(context.pooling, found, counts), len(counts)
 
-    def _decode(self, context: Context, piece: NDArray[Any], start: int) -> None:
+    def _decode(self, context: Context, piece: NDArray[Any], pos: int) -> None:
         if piece.ndim == 1:
-            code = context.decode(context.batch.put_outputs(0, piece, start, SEQUENCE))
+            code = context.decode(context.batch.put_outputs(0, piece, pos, SEQUENCE))
         else:
-            code = context.decode_embeddings(piece, start, SEQUENCE, is_causal=self._is_causal, are_outputs=True)
+            code = context.decode_embeddings(piece, pos, SEQUENCE, is_causal=self._is_causal, are_outputs=True)
         if code:
             raise LlamaError(f"llama_decode failed with code {code}")
 
-    def _pieces(self, most: int, embeddings: Mapping[Key, Embeddings]) -> Iterator[NDArray[Any]]:
-        """Tokens, or rows of a picture."""
-        start = 0
+    def _pieces(self, most: int, embeddings: Mapping[Key, Embeddings]) -> Iterator[tuple[NDArray[Any], int]]:
+        """(tokens, or rows of a picture; the position of the first one)."""
+        start, pos = 0, 0
         for picture in self.pictures:
-            yield from _cut(self.tokens[start : picture.start], most)
+            text = self.tokens[start : picture.start]
+            yield from _cut(text, most, pos)
             rows = embeddings[picture.chunk.key]
-            yield from _cut(rows, most if self._is_causal else len(rows))
-            start = picture.end
-        yield from _cut(self.tokens[start:], most)
+            yield from _cut(rows, most if self._is_causal else len(rows), pos + len(text))
+            start, pos = picture.end, pos + len(text) + picture.chunk.num_positions
+        yield from _cut(self.tokens[start:], most, pos)
 
 
-def _cut(rows: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
-    return (rows[start : start + most] for start in range(0, len(rows), most))
+def _cut(rows: NDArray[Any], most: int, pos: int) -> Iterator[tuple[NDArray[Any], int]]:
+    return ((rows[start : start + most], pos + start) for start in range(0, len(rows), most))
 
 
 def _vectors(context: Context, num_rows: int) -> Vectors:
