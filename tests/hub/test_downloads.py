@@ -188,6 +188,16 @@ def test_shards_and_projector(start: StartRouter, hub: FakeHub, tmp_path: Path, 
     server.load("u/r:Q8_0")
 
 
+def test_a_projector_at_an_address_for_a_section(start: StartRouter, hub: FakeHub, tmp_path: Path) -> None:
+    """Model and projector are downloaded one after the other, under one name."""
+    hub.repos["u/eyes"] = {"mmproj-x.gguf": make_llava(tmp_path / "mmproj.gguf").read_bytes()}
+    preset = tmp_path / "p.ini"
+    preset.write_text(f"[mine]\nhf-repo = u/r\nmmproj-url = {hub.url}/u/eyes/resolve/main/mmproj-x.gguf\n")
+    server = start("--models-preset", str(preset))
+    eventually(lambda: server.get("/v1/models/mine").json["architecture"]["input_modalities"] == ["text", "image"], "both", 60)
+    server.load("mine")
+
+
 @pytest.mark.parametrize("is_local", [True, False], ids=["a local model", "a model of the hub"])
 def test_a_projector_at_an_address(start: StartRouter, hub: FakeHub, tmp_path: Path, models: Path, *, is_local: bool) -> None:
     """It may be in another repository. With the next start, it is there."""
@@ -217,7 +227,7 @@ def test_a_wrong_address_of_a_projector(router: StartRouter, models: Path, tmp_p
     preset.write_text(f"[a]\nmodel = {models / 'tiny0.gguf'}\nmmproj-url = nothing\n[b]\nmodel = {models / 'tiny0.gguf'}\n")
     found = Catalog(parse(["--models-preset", str(preset)], {}))
     assert found.get("b").error is None
-    assert "p.ini:3: [a] mmproj-url nothing: must be a file of the hub" in str(found.get("a").error)
+    assert "p.ini:3 [a] mmproj-url nothing: must be a file of the hub" in str(found.get("a").error)
     with pytest.raises(ConfigError, match="both name the projector"):
         parse(["-m", str(models / "tiny0.gguf"), "--mmproj-url", "x", "--mmproj", str(models / "tiny0.gguf")], {})
 

@@ -4,7 +4,7 @@ import pytest
 
 from fastrouter.ipc.frames import Frame, count_frames, read_frames, to_frames_file
 
-ONE, OTHER = Frame(2, 1, b"abcdef"), Frame(1, 1, b"xyz")
+ONE, OTHER = Frame("", 2, 1, b"abcdef"), Frame("", 1, 1, b"xyz")
 
 
 def ppm(*frames: Frame) -> bytes:

@@ -113,7 +113,7 @@ class ModelDownloads:
         spec = self._catalog.get(f"{download.job.repo}/{download.path}") or self._catalog.get(download.name)
         wanting = self._catalog.get(download.name)  # a preset's section keeps its own name
         if wanting is not None and wanting.wanted is not None and wanting.wanted.repo_and_file != (download.job.repo, download.job.file):
-            self.fetch_wanted()  # its projector is somewhere else
+            asyncio.get_running_loop().call_soon(self.fetch_wanted)  # its projector is somewhere else; this download is not over yet
         for found in {found.id: found for found in (wanting, spec) if found is not None}.values():
             if found.load_on_startup and found.error is None and self._supervisor.status(found.id).value == "unloaded":
                 load = asyncio.create_task(self._load(found))  # it may have to wait until other models are evicted
