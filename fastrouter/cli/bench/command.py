@@ -41,7 +41,7 @@ WARM_UP = "the server has run for 1 s; hot: one request to each model; evict-and
 ENOUGH_FOR_A_TAIL = 20  # samples
 MAX_HISTORY_CHARS = 6000
 SENTENCE = "the quick brown fox jumps over a lazy dog "
-_OURS_TO_SAY = {"host", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
+_OURS_TO_SAY = {"hosts", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
 Samples = dict[str, list[float]]  # seconds by measure
 
 
@@ -68,10 +68,10 @@ def run_bench(arguments: Sequence[str]) -> int:
     try:
         plan = read_plan(arguments)
         environ = _environment()
-        parse([*plan.flags, "--no-config"], environ)
+        parse(["--no-config", *plan.flags], environ)
         with tempfile.TemporaryDirectory(prefix="fastrouter-bench-") as folder:
             _place_files(plan, Path(folder))
-            check_models(plan, Catalog(parse([*plan.flags, *plan.folder, "--no-config"], environ)))
+            check_models(plan, Catalog(parse(["--no-config", *plan.flags, *plan.folder], environ)))
             result = measure(plan, environ, Path(folder))
     except (ConfigError, BenchFailed) as error:
         print(f"fastrouter: {error}", file=sys.stderr)
