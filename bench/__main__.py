@@ -103,6 +103,7 @@ def main() -> None:
     arguments = read_arguments(sys.argv[1:])
     programs = programs_of(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and the folder are removed too
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each start would compile all files again
     versions = {OURS: fastrouter.__version__, "llama-cpp-python": version("llama-cpp-python")}
     versions |= {name: version_of(path) for name, path in programs.items() if path is not None}
     begun = time.monotonic()

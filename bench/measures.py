@@ -11,6 +11,7 @@ class Measure:
     goal: float | None = None  # as a ratio to llama-server
     is_less_better: bool = True
     own_goal: float | None = None  # of the value itself, in its unit; it needs no rival
+    floor: str | None = None  # the measure that this one cannot beat, see floors.py
 
     def reaches(self, value: float, goal: float) -> bool:
         return value <= goal if self.is_less_better else value >= goal
@@ -23,16 +24,18 @@ class Section:
     measures: dict[str, Measure] = field(default_factory=dict)
 
 
-def _ms(label: str, goal: float | None = None, own_goal: float | None = None) -> Measure:
-    return Measure(label, "ms", 1e3, goal, own_goal=own_goal)
+def _ms(label: str, goal: float | None = None, own_goal: float | None = None, floor: str | None = None) -> Measure:
+    return Measure(label, "ms", 1e3, goal, own_goal=own_goal, floor=floor)
 
 
 def _share(label: str, own_goal: float | None = None, *, is_less_better: bool = True) -> Measure:
     return Measure(label, "%", 1e2, is_less_better=is_less_better, own_goal=own_goal)
 
 
-def _rate(label: str, goal: float | None = None, unit: str = "tokens/s", own_goal: float | None = None) -> Measure:
-    return Measure(label, unit, 1.0, goal, is_less_better=False, own_goal=own_goal)
+def _rate(
+    label: str, goal: float | None = None, unit: str = "tokens/s", own_goal: float | None = None, floor: str | None = None
+) -> Measure:
+    return Measure(label, unit, 1.0, goal, is_less_better=False, own_goal=own_goal, floor=floor)
 
 
 SWITCHES = Section(
@@ -40,9 +43,9 @@ SWITCHES = Section(
     "each server has run for 1 s; before an eviction, one request to the model that leaves",
     {
         "cold_135m_s": _ms("cold switch, SmolLM2-135M", 0.25),
-        "cold_tiny_s": _ms("cold switch, 0.5 MB model", 0.35),
+        "cold_tiny_s": _ms("cold switch, 0.5 MB model", 0.35, floor="floor_load_tiny_s"),
         "evict_135m_s": _ms("evict-and-switch, SmolLM2-135M", 0.30),
-        "evict_tiny_s": _ms("evict-and-switch, 0.5 MB model", 0.25),
+        "evict_tiny_s": _ms("evict-and-switch, 0.5 MB model", 0.25, floor="floor_load_tiny_s"),
         "back_500_s": _ms("back to a conversation of 500 tokens whose model was evicted, SmolLM2-135M: first token"),
         "back_500_share": _share("back to a conversation of 500 tokens: as a part of its first turn"),
         "back_2000_s": _ms("back to a conversation of 2,000 tokens whose model was evicted, SmolLM2-135M: first token", 0.05),
@@ -95,11 +98,11 @@ TOKENS = Section(
     "Tokens per second",
     "one request to each model",
     {
-        "tiny_1_streams_tokens_per_s": _rate("tiny model, 1 stream", 2.0),
+        "tiny_1_streams_tokens_per_s": _rate("tiny model, 1 stream", 2.0, floor="floor_tiny_1_tokens_per_s"),
         "tiny_4_streams_tokens_per_s": _rate("tiny model, 4 streams"),
         "tiny_8_streams_tokens_per_s": _rate("tiny model, 8 streams"),
-        "tiny_16_streams_tokens_per_s": _rate("tiny model, 16 streams", 3.0),
-        "135m_1_streams_tokens_per_s": _rate("SmolLM2-135M, 1 stream", 1.0),
+        "tiny_16_streams_tokens_per_s": _rate("tiny model, 16 streams", 3.0, floor="floor_tiny_16_tokens_per_s"),
+        "135m_1_streams_tokens_per_s": _rate("SmolLM2-135M, 1 stream", 1.0, floor="floor_135m_1_tokens_per_s"),
         "135m_4_streams_tokens_per_s": _rate("SmolLM2-135M, 4 streams", 1.0),
         "135m_8_streams_tokens_per_s": _rate("SmolLM2-135M, 8 streams"),
         "135m_16_streams_tokens_per_s": _rate("SmolLM2-135M, 16 streams"),
@@ -135,9 +138,9 @@ ROUTER = Section(
     "Start, memory, the router alone",
     "none for starts; the router's requests: one second; scripted streams: two shorter runs",
     {
-        "start_s": _ms("start to /health", 1.5),
-        "start_to_token_s": _ms("start to the first token of a tiny model", 1.0),
-        "router_rss_bytes": Measure("router process, idle (RSS)", "MB", 1e-6, 1.5),
+        "start_s": _ms("start to /health", 1.5, floor="floor_libraries_s"),
+        "start_to_token_s": _ms("start to the first token of a tiny model", 1.0, floor="floor_first_token_s"),
+        "router_rss_bytes": Measure("router process, idle (RSS)", "MB", 1e-6, 1.5, floor="floor_libraries_bytes"),
         "idle_pss_bytes": Measure("all processes, no model (PSS)", "MB", 1e-6),
         "three_models_pss_bytes": Measure("all processes, two tiny models and SmolLM2-135M in memory (PSS)", "MB", 1e-6),
         "health_per_s": _rate("GET /health, 16 connections", 1.5, "/s"),
@@ -147,5 +150,21 @@ ROUTER = Section(
         "scripted_512_lockstep_tokens_per_s": _rate("512 streams in lockstep: every token is an event and a write"),
     },
 )
-SECTIONS = (SWITCHES, LARGE, DEVICES, HOT, TOKENS, MANY, ROUTER)
+FLOORS = Section(
+    "What no program of this shape can beat",
+    "none",
+    {
+        "floor_libraries_s": _ms("Python that has imported asyncio, uvloop, httptools and orjson: start to its first line"),
+        "floor_libraries_bytes": Measure("the same: RSS", "MB", 1e-6),
+        "floor_first_token_s": _ms("Python that decodes with llama.cpp, without any server: start to the first logits of a tiny model"),
+        "floor_load_tiny_s": _ms(
+            "llama.cpp in a forked process that has its libraries: first logits of a 0.5 MB model that was not loaded ahead"
+        ),
+        "floor_load_135m_s": _ms("the same, SmolLM2-135M"),
+        "floor_tiny_1_tokens_per_s": _rate("llama_decode alone, without sampling: tiny model, 1 stream"),
+        "floor_tiny_16_tokens_per_s": _rate("the same, 16 streams"),
+        "floor_135m_1_tokens_per_s": _rate("the same, SmolLM2-135M, 1 stream"),
+    },
+)
+SECTIONS = (SWITCHES, LARGE, DEVICES, HOT, TOKENS, MANY, ROUTER, FLOORS)
 MEASURES: dict[str, Measure] = {name: measure for section in SECTIONS for name, measure in section.measures.items()}

@@ -106,8 +106,17 @@ def missed(result: Result) -> list[str]:
             found.append(f"{measure.label}: {_number(value)} {measure.unit} instead of {measure.own_goal:,g} {measure.unit}")
         rival = median(theirs[name]) * measure.factor if theirs.get(name) else 0.0
         if measure.goal is not None and rival and not measure.reaches(value / rival, measure.goal):
-            found.append(f"{measure.label}: {value / rival:.2f}x instead of {measure.goal:g}x")
+            found.append(f"{measure.label}: {value / rival:.2f}x instead of {measure.goal:g}x{_floor_text(measure, ours, rival)}")
     return found
+
+
+def _floor_text(measure: Measure, ours: Samples, rival: float) -> str:
+    """How near to the goal anything of this shape could come; `rival`: llama-server's median, in the measure's unit."""
+    if measure.floor is None or not ours.get(measure.floor):
+        return ""
+    floor = MEASURES[measure.floor]
+    value = median(ours[measure.floor]) * floor.factor
+    return f" (limit {value / rival:.2f}x: {floor.label}, {_number(value)} {floor.unit})"
 
 
 def conditions(result: Result, section: Section) -> str:

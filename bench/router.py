@@ -33,10 +33,13 @@ EVENT = b'"delta":{"content":"'
 END = b"data: [DONE]"
 CALIBRATION_TOKENS = 200  # for each stream, in the run that shows how many the measured run needs
 ROUTER = """
+import os
 import sys
 from fastrouter.app.router import run
 from fastrouter.config.config import parse
-sys.exit(run(parse(sys.argv[2:], {}), fork_server_command=[sys.executable, sys.argv[1]]))
+from fastrouter.supervisor.workers.launch import Launched, environment_of
+config = parse(sys.argv[2:], {})
+sys.exit(run(config, Launched([sys.executable, sys.argv[1]], environment_of(os.environ, config.poll))))
 """
 
 

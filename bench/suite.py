@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import devices, large, phases, scale, scenarios
+from bench import devices, floors, large, phases, scale, scenarios
 from bench.others import LLAMA_SWAP, OLLAMA
 from bench.running import Samples
 from fastrouter.cli.bench.servers import OURS, RIVAL
@@ -23,6 +23,7 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {
+    "floors": Scenario(floors.floors, (OURS,), is_quick=True, is_once=True),
     "start": Scenario(scenarios.start_and_memory, is_quick=True),
     "cold": Scenario(scenarios.cold_switch, ALL, is_quick=True),
     "phases": Scenario(phases.phases, (OURS,), is_quick=True, is_once=True),

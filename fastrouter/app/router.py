@@ -35,7 +35,7 @@ from fastrouter.http.server import Server
 from fastrouter.http.sockets import SocketFile, address_of, bind, inherited, is_unix
 from fastrouter.http.tls import Certificate
 from fastrouter.options.cors import Cors
-from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND, Launched, environment_of
+from fastrouter.supervisor.workers.launch import Launched
 from fastrouter.system.heap import keep_large_blocks_apart
 from fastrouter.system.standard_streams import Terminal
 
@@ -69,11 +69,11 @@ def _open_service(config: Config, catalog: Any) -> Backend:
     return Service(config, catalog)
 
 
-def run(config: Config, *, fork_server_command: list[str] | None = None) -> int:
-    """Serve until a signal; returns the exit code. Raises ConfigError. Tests pass in their own fork server."""
+def run(config: Config, launched: Launched) -> int:
+    """Serve until a signal; returns the exit code. Raises ConfigError. `launched`: the fork server, which is closed at the end."""
     keep_large_blocks_apart()
-    with speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(App(config, fork_server_command).run())
+    with contextlib.closing(launched), speaking(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(App(config, launched).run())
 
 
 def hosts_of(config: Config) -> list[str]:
@@ -95,9 +95,9 @@ def check_closed(config: Config, hosts: Sequence[str], *, has_foreign_sockets: b
 
 
 class App:
-    def __init__(self, config: Config, fork_server_command: list[str] | None = None) -> None:
+    def __init__(self, config: Config, launched: Launched) -> None:
         self._config = config
-        self._fork_server_command = fork_server_command or FORK_SERVER_COMMAND
+        self._launched = launched
         self._inherited = inherited(os.environ)
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
@@ -125,7 +125,6 @@ class App:
         self._stop: asyncio.Event = asyncio.Event()
         self._stopped_at = 0.0  # when a signal came
         self._is_over = False  # nothing will become ready any more
-        self._launched: Launched | None = None  # the fork server, which starts early
         self._service: Backend | None = None
         self._status = ""
         self._reloads: set[asyncio.Task[None]] = set()
@@ -174,9 +173,8 @@ class App:
         else:
             self._health.be_ready()
         announce(self._config, f"fastrouter {__version__} is {self._status}", event="listening", addresses=addresses, version=__version__)
-        launched = self._launched = Launched(self._fork_server_command, environment_of(os.environ, self._config.poll))
-        service = self._service = await in_thread(_open_service, self._config, catalog)  # meanwhile the fork server imports too
-        await service.start(self._routes, launched, self._reload_doors, self._health)
+        service = self._service = await in_thread(_open_service, self._config, catalog)
+        await service.start(self._routes, self._launched, self._reload_doors, self._health)
         self._routes.is_complete = True
         self._server.dispatch = self._logged(self._routes.dispatch)
         self._ready.set()
@@ -264,8 +262,6 @@ class App:
         await self._server.drain(self._config.shutdown_timeout_s)
         if self._service is not None:
             await self._service.stop()
-        if self._launched is not None:
-            self._launched.close()  # the service has not taken it
         self._server.close()
         for file in self._files:
             file.remove()

@@ -1,11 +1,11 @@
-"""Without a verb: run the router in this process."""
+"""Without a verb: run the router in this process. The fork server starts first, so that both import at the same time."""
 
 import os
 import sys
 
-from fastrouter.app.router import run
-from fastrouter.config.config import check_adapters, parse
-from fastrouter.errors import ConfigError
+from fastrouter.config.config import Config, check_adapters, parse
+from fastrouter.errors import FastrouterError
+from fastrouter.supervisor.workers.launch import FORK_SERVER_COMMAND, Launched, environment_of
 
 
 def serve(arguments: list[str]) -> int:
@@ -21,7 +21,13 @@ def serve(arguments: list[str]) -> int:
             return list_devices(config)
         check_adapters(config)
         os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
-        return run(config)
-    except ConfigError as error:
+        return _run(config, Launched(FORK_SERVER_COMMAND, environment_of(os.environ, config.poll)))
+    except FastrouterError as error:
         print(f"fastrouter: {error}", file=sys.stderr)
         return 1
+
+
+def _run(config: Config, launched: Launched) -> int:
+    from fastrouter.app.router import run  # the fork server is running by now
+
+    return run(config, launched)

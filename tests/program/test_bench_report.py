@@ -80,6 +80,22 @@ def test_goals_that_were_missed() -> None:
     ]
 
 
+def test_a_missed_goal_says_what_cannot_be_beaten() -> None:
+    ours = {"start_s": [0.4], "floor_libraries_s": [0.1], "tiny_1_streams_tokens_per_s": [150.0], "floor_tiny_1_tokens_per_s": [300.0]}
+    theirs = {"start_s": [0.05], "tiny_1_streams_tokens_per_s": [100.0]}
+    tokens, start = report.missed(result_of(ours, theirs))
+    assert start.startswith("start to /health: 8.00x instead of 1.5x (limit 2.00x: Python that has imported ")
+    assert start.endswith(", 100 ms)")
+    assert tokens.startswith("tiny model, 1 stream: 1.50x instead of 2x (limit 3.00x: llama_decode alone")
+    assert report.missed(result_of({"start_s": [0.4]}, theirs)) == ["start to /health: 8.00x instead of 1.5x"]
+
+
+def test_floors_belong_to_measures() -> None:
+    floors = {measure.floor for measure in MEASURES.values() if measure.floor}
+    assert floors <= MEASURES.keys()
+    assert all(measure.unit == MEASURES[measure.floor].unit for measure in MEASURES.values() if measure.floor)
+
+
 def test_a_ratio_has_an_interval_around_it() -> None:
     low, high = interval([1.0, 1.1, 1.2, 1.3], [2.0, 2.2, 2.4])
     assert low <= 1.15 / 2.2 <= high

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from conftest import StartRouter, descendants, eventually, has_mapped, is_alive, text_of
 from house import WHOLE, Collector, House, Run, Streamer, run_house, submit
-from waiting import until
+from waiting import FAKE, until
 
 from fastrouter.errors import Unavailable, WorkerDied
 from fastrouter.supervisor.workers import hang_watch
+from fastrouter.supervisor.workers import process as process_module
+from fastrouter.supervisor.workers.look import child_with, is_stopped
 
 SHORT_S = 0.5
 
@@ -60,7 +62,7 @@ def test_a_load_that_hangs_before_it_is_ready(house: Run, how: str) -> None:
     async def body(house: House) -> None:
         house.spec("m", freeze=how)
         if how == "spin":  # a load may compute for as long as it wants
-            house.settle("m", load_timeout_s=1.0)
+            house.settle("m", load_timeout_s=4.0)
         asked = house.wait("m")
         pid = await until(lambda: next((i.process.pid for i in house.supervisor.instances() if i.has_begun), None), "a load")
         (house.folder / "m").write_text("{}")
@@ -123,6 +125,36 @@ def test_a_fork_server_that_is_stopped_while_it_should_start_a_worker(house: Run
         assert spare == house.pid("a")
 
     house(body)
+
+
+def stopped_child_with(fd: int) -> int | None:
+    pid = child_with(fd)
+    return pid if is_stopped(pid) else None
+
+
+def test_an_unload_of_a_model_whose_worker_was_stopped_before_its_first_message(house: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next request must not wait for that one."""
+    monkeypatch.setattr(process_module, "START_GRACE_S", 0.2)
+
+    async def body(house: House) -> None:
+        spares, maker = house.supervisor.spares, house.fork_server
+        for pid, command in ((await until(lambda: spares.pid, "a spare"), [*FAKE, "--spare", '{"freeze": "stop"}']), (None, FAKE)):
+            maker.command = command
+            assert maker.pid
+            os.kill(maker.pid, signal.SIGKILL)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                spare = await until(lambda: spares.spare if spares.spare is not None and spares.pid is None else None, "a new spare")
+                stopped = await until(lambda: stopped_child_with(spare.ring.memory_fd), "its process")  # noqa: B023
+        asked = house.wait("m")
+        await until(lambda: house.supervisor.status("m").value == "loading", "a load")
+        house.supervisor.unload("m")
+        with pytest.raises(Unavailable, match="unloaded while it was loading"):
+            await asked
+        assert await house.ask("m") == WHOLE
+        assert not is_alive(stopped)
+
+    house(body, worker_hang_timeout_s=3600.0)
 
 
 def test_a_worker_that_ignores_sigterm_is_killed(house: Run) -> None:

@@ -26,6 +26,7 @@ from fastrouter.supervisor.workers import fork_server
 from fastrouter.supervisor.workers import process as process_module
 from fastrouter.supervisor.workers.fork_server import ForkServer
 from fastrouter.supervisor.workers.line_pipe import LinePipe
+from fastrouter.supervisor.workers.look import child_with, is_stopped
 from fastrouter.supervisor.workers.process import WorkerProcess, adopt_orphans, describe_exit, reap_unknown
 
 
@@ -243,6 +244,51 @@ def test_fork_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         assert await workers[-1].end() == -9
 
     run(body)
+
+
+async def stopped_before_hello(worker: Worker) -> int:
+    def child() -> int | None:
+        pid = child_with(worker.process.ring.memory_fd)
+        return pid if is_stopped(pid) else None
+
+    found: int = await until(child, "a stopped child")
+    assert worker.process.pid is None
+    return found
+
+
+@pytest.mark.parametrize("end", ["give_up", "kill"])
+def test_a_worker_that_is_stopped_before_its_first_message(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """No one knows its pid, and it must end nevertheless; the fork server is not to blame."""
+    monkeypatch.setattr(process_module, "START_GRACE_S", 0.2)
+
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
+        child, maker = await stopped_before_hello(worker), fork_server.pid
+        look = worker.process.look()
+        assert look is not None
+        assert look.state == "T"
+        getattr(worker.process, end)()
+        assert await worker.end() is None
+        await until(lambda: not is_alive(child), "its end")
+        assert fork_server.pid == maker
+
+    run(body, {"freeze": "stop"})
+
+
+def test_a_worker_whose_fork_server_is_gone_before_its_first_message() -> None:
+    async def body(fork_server: ForkServer) -> None:
+        worker = Worker(fork_server)
+        child = await stopped_before_hello(worker)
+        assert fork_server.pid
+        os.kill(fork_server.pid, signal.SIGKILL)
+        await until(lambda: fork_server.pid is None, "the end of the fork server")
+        look = worker.process.look()
+        assert look is not None
+        assert look.state == "T"
+        os.kill(child, signal.SIGKILL)
+        assert await worker.end() is None
+
+    run(body, {"freeze": "stop"})
 
 
 def test_fork_server_that_cannot_start() -> None:

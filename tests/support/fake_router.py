@@ -9,6 +9,7 @@ from fastrouter.app.router import run
 from fastrouter.catalog import header_cache
 from fastrouter.catalog.gguf import GgufError, Unusual
 from fastrouter.config.config import parse
+from fastrouter.supervisor.workers.launch import Launched, environment_of
 
 
 def _try_all(path: str) -> Any:
@@ -22,4 +23,5 @@ _read = header_cache._read_or_say
 if __name__ == "__main__":
     header_cache._read_or_say = _try_all
     fork_server = [sys.executable, str(Path(__file__).parent / "fake_worker.py")]
-    sys.exit(run(parse(sys.argv[1:], os.environ), fork_server_command=fork_server))
+    config = parse(sys.argv[1:], os.environ)
+    sys.exit(run(config, Launched(fork_server, environment_of(os.environ, config.poll))))

@@ -10,7 +10,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STATES = "TtDR"  # in this order one thread speaks for all; the rest sleep
 _READ = ("rchar:", "read_bytes:")
 # Of /proc/PID/stat, after the name in parentheses.
-_STATE, _MAJOR_FAULTS, _USER_TICKS, _SYSTEM_TICKS = 0, 9, 11, 12
+_STATE, _PARENT, _MAJOR_FAULTS, _USER_TICKS, _SYSTEM_TICKS = 0, 1, 9, 11, 12
 
 
 def look_at(pid: int | None) -> Look | None:
@@ -31,6 +31,24 @@ def is_stopped(pid: int | None) -> bool:
         return _stat(Path(f"/proc/{pid}/stat"))[_STATE] == "T"
     except (OSError, IndexError):
         return False
+
+
+def child_with(fd: int) -> int | None:
+    """The child of this process that has the same file open as `fd`; it need not have told anyone its pid."""
+    wanted, us = os.fstat(fd), str(os.getpid())
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile, or is another user's
+            if _stat(Path(f"/proc/{name}/stat"))[_PARENT] == us and _has_open(name, wanted):
+                return int(name)
+    return None
+
+
+def _has_open(pid: str, wanted: os.stat_result) -> bool:
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), wanted):
+                return True
+    return False
 
 
 def _stat(path: Path) -> list[str]:

@@ -25,13 +25,14 @@ from fastrouter.ipc.descriptors import Descriptors, descriptor_pair
 from fastrouter.ipc.messages import Hello
 from fastrouter.supervisor.decide.hang import Look
 from fastrouter.supervisor.workers.line_pipe import LinePipe
-from fastrouter.supervisor.workers.look import is_stopped, look_at
+from fastrouter.supervisor.workers.look import child_with, is_stopped, look_at
 
 log = logging.getLogger("fastrouter.worker")
 
 _PR_SET_CHILD_SUBREAPER = 36
 NUM_LOG_LINES = 200
 UP_TIMEOUT_S = 60.0  # from the fork request to its first message; the fork server may have to start first
+START_GRACE_S = 5.0  # the same for a worker that is not needed any more
 HANG_UP_GRACE_S = 0.2  # between the end of a worker's wire and the end of the worker
 LAST_WORDS_S = 1.0  # between a worker's end and the end of its wire, which only a child process of the worker can keep open
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
@@ -123,7 +124,7 @@ class WorkerProcess:
         self._loop.add_reader(self._sock.fileno(), self._handshake)
         self._loop.add_reader(self.ring.doorbell_fd, self.drain)
         self._log.listen()
-        self._wait_at_most(UP_TIMEOUT_S, self._exited)
+        self._wait_at_most(UP_TIMEOUT_S, self.give_up)
 
     def send(self, message: Any) -> None:
         self._wire.send(message)
@@ -139,18 +140,29 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Immediately, or as soon as it is ready. `on_exit` follows. Idempotent."""
-        self._is_doomed = True
         if self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self.pid is None and not (self._is_doomed or self.is_closed):
+            self._wait_at_most(START_GRACE_S, self.give_up)
+        self._is_doomed = True
 
     def give_up(self) -> None:
-        """It hangs, or the process that should start it does: then that one is ended. `on_exit` follows."""
+        """It hangs, perhaps before its first message, or the process that should start it does: then that one is ended. `on_exit`
+        follows."""
         if self.pid is not None:
             self.kill()
-        else:
-            self.end_starter()
+        elif not self.is_closed:
+            if not self._end_unknown():
+                self.end_starter()
             self._exited()
+
+    def _end_unknown(self) -> bool:
+        """Kill the process that has been made for it and has not reported its pid. False: there is none."""
+        child = child_with(self.ring.memory_fd)
+        if child is not None:
+            os.kill(child, signal.SIGKILL)  # a child that has not been waited for keeps its pid
+        return child is not None
 
     @property
     def is_stopped(self) -> bool:
@@ -159,7 +171,10 @@ class WorkerProcess:
 
     def look(self) -> Look | None:
         """Its process as the system sees it, or the process that should start it; None: unknown."""
-        return look_at(self.pid or self.starter_pid)
+        if self.pid is not None or self.is_closed:
+            return look_at(self.pid)
+        # Without any process it never comes, as if one slept.
+        return look_at(child_with(self.ring.memory_fd) or self.starter_pid) or Look("S")
 
     def _wait_at_most(self, delay_s: float, action: Callable[[], None]) -> None:
         if self._timer is not None:
