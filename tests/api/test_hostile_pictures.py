@@ -65,7 +65,7 @@ def server(router: StartRouter, tmp_path: Path) -> Router:
     make_llama(folder / "sees" / "sees.gguf", seed=1, chat_template=TEMPLATE)
     make_llava(folder / "sees" / "mmproj-sees.gguf")
     make_llama(folder / "other.gguf", seed=2, chat_template=TEMPLATE)
-    return router("-c", "8192", "-np", "4", "--cache-ram", "0", models_dir=folder)
+    return router("-c", "8192", "-np", "4", "--cache-ram", "0", "--park-ram", "0", models_dir=folder)  # neither memory nor files of prompts
 
 
 class Process:
