@@ -95,8 +95,14 @@ $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.llama: packaging/llama_wheel.py | $(VENV)/.venv
-	@wheel=$$($(BIN)/python packaging/llama_wheel.py) && echo "Installing $$wheel" && $(BIN)/pip install -q --force-reinstall --no-deps "$$wheel"
+# `make install GPU=cuda` (vulkan, rocm; cpu: none again) is remembered there, so that the next make keeps it.
+ifneq ($(and $(GPU),$(filter install run,$(MAKECMDGOALS))),)
+$(shell mkdir -p $(VENV) && { [ "$$(cat $(VENV)/.gpu 2>/dev/null)" = "$(GPU)" ] || echo "$(GPU)" > $(VENV)/.gpu; })
+endif
+BUILT_FOR := $(filter-out cpu,$(shell cat $(VENV)/.gpu 2>/dev/null))
+
+$(VENV)/.llama: packaging/llama_wheel.py $(wildcard $(VENV)/.gpu) | $(VENV)/.venv
+	@wheel=$$($(BIN)/python packaging/llama_wheel.py $(if $(BUILT_FOR),--gpu $(BUILT_FOR))) && echo "Installing $$wheel" && $(BIN)/pip install -q --force-reinstall --no-deps "$$wheel"
 	@touch $@
 
 $(BIN)/fastrouter: pyproject.toml setup.py $(CORE) | $(VENV)/.llama

@@ -77,6 +77,14 @@ LARGE = Section(
         "large_cached_token_s": Measure("load, in the page cache: until the first token", "s"),
     },
 )
+DEVICES = Section(
+    "A model on two RPC workers of the same machine",
+    "one request",
+    {
+        "rpc_cold_135m_s": _ms("cold switch, SmolLM2-135M, half of its layers on each"),
+        "rpc_135m_tokens_per_s": _rate("the same, 1 stream"),
+    },
+)
 HOT = Section(
     "Models in memory: time to the first token",
     "one request to each model",
@@ -158,5 +166,5 @@ FLOORS = Section(
         "floor_135m_1_tokens_per_s": _rate("the same, SmolLM2-135M, 1 stream"),
     },
 )
-SECTIONS = (SWITCHES, LARGE, HOT, TOKENS, MANY, ROUTER, FLOORS)
+SECTIONS = (SWITCHES, LARGE, DEVICES, HOT, TOKENS, MANY, ROUTER, FLOORS)
 MEASURES: dict[str, Measure] = {name: measure for section in SECTIONS for name, measure in section.measures.items()}

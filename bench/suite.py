@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import floors, large, phases, scale, scenarios
+from bench import devices, floors, large, phases, scale, scenarios
 from bench.others import LLAMA_SWAP, OLLAMA
 from bench.running import Samples
 from fastrouter.cli.bench.servers import OURS, RIVAL
@@ -38,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
     "parsing": Scenario(scale.parsing, (OURS,), is_once=True),
     "storm": Scenario(scenarios.storm),
     "large": Scenario(large.large),
+    "devices": Scenario(devices.on_rpc_devices),
     "mixed": Scenario(scale.mixed),
     "catalogue": Scenario(scale.catalogue),
     "requests": Scenario(scale.router_requests),

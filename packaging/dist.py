@@ -27,7 +27,6 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parent
 MAX_BYTES = 40_000_000  # of an executable without a model
 LLAMA_FLAGS = llama_wheel.CMAKE_ARGS + " -DLLAVA_BUILD=OFF"  # the binding is not used for images
-GPU_FLAGS = {"": "", "cuda": " -DGGML_CUDA=ON", "vulkan": " -DGGML_VULKAN=ON"}
 # The wheel has each library three times; llama_cpp asks for the first name, libllama for the second.
 LINKS = {"libllama.so": "libllama.so.0", "libggml.so": "libggml.so.0", "libggml-base.so": "libggml-base.so.0"}
 # pip asks this module which wheels fit (PEP 600): those for the oldest allowed glibc, not for the build machine's.
@@ -43,7 +42,7 @@ def run(*command: object, environment: dict[str, str] | None = None, folder: Pat
 
 
 def llama(chain: Toolchain, gpu: str) -> Path:
-    flags = LLAMA_FLAGS + GPU_FLAGS[gpu]
+    flags = LLAMA_FLAGS + llama_wheel.GPU_ARGS[gpu]
     house = llama_wheel.wheelhouse(flags, chain.key)
     if not list(house.glob("*.whl")):
         llama_wheel.build(house, flags, chain.environment())
@@ -188,7 +187,8 @@ def demo_model(interpreter: Path, build: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", action="store_true", help="make dist/fastrouter-demo too")
-    parser.add_argument("--gpu", choices=sorted(GPU_FLAGS), default="", help="llama.cpp with this backend; needs its development files")
+    kinds = sorted(llama_wheel.GPU_ARGS)
+    parser.add_argument("--gpu", choices=kinds, default="", help="llama.cpp with this backend; needs its development files")
     parser.add_argument("--native", action="store_true", help="of this environment, for glibc as new as here")
     parser.add_argument("--level", type=int, default=pack.LEVEL, help="of the compression, 1 to 22 (default: %(default)s)")
     options = parser.parse_args()

@@ -4,6 +4,7 @@ The build is identified by version and flags, and stored in the user's cache fol
 is not used: it knows only the source package and would return a build with other flags.
 """
 
+import argparse
 import hashlib
 import os
 import platform
@@ -21,11 +22,14 @@ VERSION = "0.3.36"
 # GCC before 13 removes the stores into AMX's tile configuration as unused: the first decode of a quantised model would crash on a
 # CPU with AMX. Without these two optimisations AMX works. (-mno-amx-* would not help: each CPU variant adds its own -mamx-* after it.)
 COMPILER_FLAGS = "-fno-tree-dse -fno-dse" if platform.machine() == "x86_64" else ""
-# Every CPU variant in one build; the best one is picked at run time.
+# Every CPU variant in one build; the best one is picked at run time. RPC is for devices of other machines, over TCP only: RDMA would
+# need a library that the machine of a user may not have.
 CMAKE_ARGS = (
-    "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
+    "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_RPC=ON -DGGML_RPC_RDMA=OFF"
     f" -DCMAKE_C_FLAGS='{COMPILER_FLAGS}' -DCMAKE_CXX_FLAGS='{COMPILER_FLAGS}'"
 )
+# The backend of a kind of GPU; its toolkit (CUDA, the Vulkan SDK, ROCm) must be installed. This project's tests try none of the three.
+GPU_ARGS = {"": "", "cuda": " -DGGML_CUDA=ON", "vulkan": " -DGGML_VULKAN=ON", "rocm": " -DGGML_HIP=ON"}
 
 
 def wheelhouse(cmake_args: str = CMAKE_ARGS, toolchain: str = "") -> Path:
@@ -72,10 +76,13 @@ def check(wheel: Path) -> None:
 
 
 def main() -> int:
-    house = wheelhouse()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", choices=list(GPU_ARGS), default="", help="also the backend of this kind of GPU")
+    cmake_args = CMAKE_ARGS + GPU_ARGS[parser.parse_args().gpu]
+    house = wheelhouse(cmake_args)
     if not list(house.glob("llama_cpp_python-*.whl")):
         try:
-            build(house)
+            build(house, cmake_args)
         except subprocess.CalledProcessError as error:
             print(f"The build of llama-cpp-python failed (exit code {error.returncode}); its output is above.", file=sys.stderr)
             return 1

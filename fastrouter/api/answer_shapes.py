@@ -99,7 +99,7 @@ _MODEL = _has(
 _ANTHROPIC_MODEL = _has(type=_is("model"), id=_TEXT, display_name=_TEXT, created_at=_TEXT, max_tokens=_maybe(_WHOLE))
 _ANTHROPIC_MODELS = _has(data=_list(_ANTHROPIC_MODEL), has_more=_SWITCH, first_id=_maybe(_TEXT), last_id=_maybe(_TEXT))
 _MODELS = _has(models=_list(_OBJECT), object=_is("list"), data=_list(_MODEL))
-_SPACE = _has(host_bytes=_COUNT, device_bytes=_COUNT)
+_SPACE = _has(host_bytes=_COUNT, device_bytes=_COUNT, devices=_OBJECT)
 
 # ---------------------------------------------------------------- Responses
 

@@ -52,6 +52,14 @@ def run_verb(arguments: list[str]) -> int:
         from fastrouter.cli.template import run_template
 
         return run_template(arguments[1:])
+    if arguments[0] == "devices":
+        from fastrouter.cli.devices import run_devices
+
+        return run_devices(arguments[1:])
+    if arguments[0] == "rpc-worker":
+        from fastrouter.cli.rpc_worker import run_rpc_worker
+
+        return run_rpc_worker(arguments[1:])
     if arguments[0] == "simulate":
         from fastrouter.cli.simulate import run_simulate
 

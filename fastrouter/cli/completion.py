@@ -14,6 +14,7 @@ from typing import NoReturn
 from fastrouter.cli import client, pull, simulate
 from fastrouter.cli.client import Client, perform
 from fastrouter.cli.completion_model import FILES, FOLDERS, MODELS, Option, Verb
+from fastrouter.cli.rpc_worker import make_parser as rpc_worker_parser
 from fastrouter.cli.verb_names import ALL_VERBS
 from fastrouter.cli.verbs import make_parser
 from fastrouter.config.flag import Flag, Kind, Scope
@@ -62,7 +63,7 @@ def _list_names(router: Client, options: argparse.Namespace) -> None:
 
 def all_verbs() -> list[Verb]:
     """The first one is not a verb: the router's flags."""
-    flags = tuple(_of_flag(flag) for flag in TABLE if flag.scope not in (Scope.NOT_YET, Scope.PRESET))
+    flags = tuple(_of_flag(flag) for flag in TABLE if flag.scope is not Scope.PRESET)
     own = (
         Option(("--rival",), (FILES,), "a llama-server to measure too"),
         Option(("--rounds",), (), "how often (3)"),
@@ -78,6 +79,8 @@ def all_verbs() -> list[Verb]:
         Verb("template", "what a chat template can do", _template_options() + flags, ("check", "parse", FILES, MODELS)),
         Verb("bench", "measure how long switching models takes", own + flags, (FILES, MODELS)),
         Verb("simulate", "a recorded run with other limits", _options_of(simulate.make_parser()), (FILES,)),
+        Verb("devices", "what models can compute on", (Option(("--json",), None, "the list, as JSON"), *flags)),
+        Verb("rpc-worker", "lend the devices of this machine", _options_of(rpc_worker_parser())),
         Verb("completion", "a script for a shell", (), ("bash", "zsh", "fish")),
         Verb("help", "all flags, or the help of a verb", (), tuple(verb for verb in ALL_VERBS if verb != "help")),
     ]

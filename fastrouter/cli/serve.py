@@ -15,6 +15,10 @@ def serve(arguments: list[str]) -> int:
         except BrokenPipeError:  # the reader of --help has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        if config.list_devices:
+            from fastrouter.cli.devices import list_devices  # loads llama.cpp
+
+            return list_devices(config)
         if config.cache_list:
             return list_cache(config)
         if config.names_other_machines:

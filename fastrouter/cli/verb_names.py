@@ -17,4 +17,4 @@ MEANT = {
     "download": "pull",
     "version": "--version",
 }
-ALL_VERBS = ("serve", *VERBS, *DOWNLOAD_VERBS, "preset", "template", "bench", "simulate", "completion", "help")
+ALL_VERBS = ("serve", *VERBS, *DOWNLOAD_VERBS, "preset", "template", "bench", "simulate", "devices", "rpc-worker", "completion", "help")

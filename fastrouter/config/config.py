@@ -80,6 +80,7 @@ class Config:
     log_requests: bool = False
     verbosity: int = QUIET  # llama-server's levels: 0 nothing, 1 errors, 2 warnings, 3 events, 4 more, 5 everything
     verbose: bool = False
+    list_devices: bool = False  # print them, and do not start
     record: str | None = None  # the file of a trace for `fastrouter simulate`
     shutdown_timeout_s: float = 10.0
     stop_timeout_s: float = 10.0
@@ -91,7 +92,8 @@ class Config:
     docker_repo: str | None = None
     models_max: int = 4
     models_memory_mib: int = -1  # -1: what the machine has; 0: no limit
-    models_memory_device_mib: int = -1
+    models_memory_device_mib: int = -1  # of all devices together
+    models_memory_devices: tuple[tuple[str, int], ...] = ()  # MiB of single ones
     park_ram_mib: int = -1  # of prompts of models that have left; -1: what the machine can spare; 0: none
     park_dir: Path | None = None  # where parked prompts survive a restart; None: nowhere
     park_disk_mib: int = 8192
@@ -157,6 +159,9 @@ def _make(command_line: Layer, environment: Layer, paths: tuple[Path, ...], envi
     both = merge(environment, command_line)
     fields = {target: value for target, (flag, value) in both.items() if flag.scope is Scope.ROUTER and target not in CHOOSERS}
     fields |= {target: value for target, (flag, value) in both.items() if flag.scope is Scope.SOURCE and target != "mmproj_auto"}
+    if isinstance(sizes := fields.get("models_memory_device_mib"), tuple):
+        del fields["models_memory_device_mib"]
+        fields["models_memory_devices"] = sizes
     if fields.get("verbose"):
         fields["verbosity"] = EVERYTHING
     fields["verbose"] = fields.get("verbosity", QUIET) > QUIET
@@ -228,7 +233,6 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         if not text:
             continue
         place = name if flag.target in SECRETS else f"{name}={text}"
-        place = f"{flag.names[-1]} ({place})" if flag.scope is Scope.NOT_YET else place
         add_setting(layer, flag, convert(flag, text, place, is_on=is_on))
     return layer
 

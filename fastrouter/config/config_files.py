@@ -116,8 +116,7 @@ class _Reader:
             return
         flag, is_on = found
         value = read_value(text, keeps_quotes=flag.keeps_quotes).text
-        shown = key if flag.target in SECRETS else f"{key} = {value}"
-        place = f"{shown} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {shown}"
+        place = f"{where} {key}" if flag.target in SECRETS else f"{where} {key} = {value}"
         add_setting(self.layer, flag, self._from_here(flag, convert(flag, self._folder(flag, value), place, is_on=is_on)))
         self.lines[flag.target] = where
 

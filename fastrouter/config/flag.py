@@ -24,7 +24,6 @@ class Scope(Enum):
     NO_EFFECT = "Accepted without effect"
     REMOVED = "Removed from llama-server"
     REFUSED = "Not possible here"
-    NOT_YET = "Not there yet"
 
 
 class Kind(Enum):
@@ -46,11 +45,13 @@ class Kind(Enum):
     LAYERS = "auto, all or a whole number"
     THREE_WAY = "on, off or auto"
     MEMORY = "auto or a number of MiB"
+    DEVICE_MEMORY = "auto, a number of MiB, or DEVICE=MIB of single devices, comma-separated"
     CPU_MASK = "a hexadecimal mask of CPUs"
     CPU_RANGE = "a range of CPUs, as 0-3"
     METADATA = "KEY=TYPE:VALUE, comma-separated; TYPE is int, float, bool or str"
     BUFFERS = "PATTERN=BUFFER, comma-separated; PATTERN is a regular expression for names of tensors"
     DEVICES = "names of devices, comma-separated, or none"
+    SERVERS = "HOST:PORT of servers, comma-separated; HOST is a name or an IPv4 address"
     PROPORTIONS = "numbers of 0 or more, comma-separated"
     LAYER_RANGE = "two layers, the first and the last, as 4 20"
     NEW_FOLDER = "a folder, which is made if it is not there"

@@ -21,6 +21,8 @@ _PLACEHOLDERS = {
     Kind.METADATA: "KEY=TYPE:VALUE,...",
     Kind.BUFFERS: "PATTERN=BUFFER,...",
     Kind.DEVICES: "NAME,...|none",
+    Kind.SERVERS: "HOST:PORT,...",
+    Kind.DEVICE_MEMORY: "auto|MIB|DEVICE=MIB,...",
     Kind.PROPORTIONS: "N,N,...",
     Kind.LAYER_RANGE: "FIRST LAST",
     Kind.NEW_FOLDER: "DIR",
@@ -44,6 +46,8 @@ def help_text() -> str:
         "fastrouter template check FILE|MODEL            test a chat template, and show what it can do",
         "fastrouter bench [MODEL ...]                    measure how long switching models takes here",
         "fastrouter simulate TRACE                       what a run recorded with --record would have been with other limits",
+        "fastrouter devices                              what models can compute on, with its memory",
+        "fastrouter rpc-worker                           lend the devices of this machine to models of a router elsewhere",
         "fastrouter completion bash|zsh|fish             a script for the shell",
         "fastrouter help [VERB]                          this text, or the help of a verb",
         "",
@@ -54,9 +58,6 @@ def help_text() -> str:
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]
         lines += ["", f"{scope.value}:"]
-        if scope is Scope.NOT_YET:
-            lines.append("  " + ", ".join(flag.names[-1] for flag in flags))
-            continue
         for flag in flags:
             names = ", ".join(flag.names + flag.off_names) + placeholder(flag)
             lines += [f"  {names}", f"  {'':<44}"] if len(names) > 44 else [f"  {names:<44}"]

@@ -74,6 +74,7 @@ def _file_flags() -> list[Flag]:
 def _placement_flags() -> list[Flag]:
     scope = Scope.MODEL
     return [
+        flag(scope, "--rpc", "RPC", Kind.SERVERS, "rpc", "RPC servers whose devices this model may use, HOST:PORT, comma-separated"),
         flag(scope, "-dev --device", "DEVICE", Kind.DEVICES, "devices", "devices of this model (all of them); none: only the CPU"),
         flag(scope, "-sm --split-mode", "SPLIT_MODE", Kind.TEXT, "split_mode", "how devices share a model (layer)", choices=SPLIT_MODES),
         flag(scope, "-ts --tensor-split", "TENSOR_SPLIT", Kind.PROPORTIONS, "tensor_split", "what each device gets, e.g. 3,1"),

@@ -158,7 +158,7 @@ class _Reader:
         if flag.target:
             self.key_lines[self.name, flag.target] = number
         value = read_value(text, keeps_quotes=flag.keeps_quotes)
-        place = f"{key} = {value.text} ({where})" if flag.scope is Scope.NOT_YET else f"{where} {key} = {value.text}"
+        place = f"{where} {key} = {value.text}"
         self._add(flag, place, self._convert(flag, value, place, is_on=is_on))
         if value.cut:
             self.warnings.append(f"{where} {key} = {value.text}: {_cut(value)}")

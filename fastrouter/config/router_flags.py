@@ -53,9 +53,9 @@ def router_flags() -> list[Flag]:
             scope,
             "--models-memory-device",
             "MODELS_MEMORY_DEVICE",
-            Kind.MEMORY,
+            Kind.DEVICE_MEMORY,
             "models_memory_device_mib",
-            "the same for GPU memory (auto)",
+            "the same for the memory of devices together; or DEVICE=MIB,... for single ones (auto)",
             low=-1,
         ),
         flag(
@@ -67,6 +67,7 @@ def router_flags() -> list[Flag]:
             "MiB for prompts of models that have left memory (auto: 8192, or a quarter of the free memory; 0: off)",
             low=-1,
         ),
+        flag(scope, "--list-devices", "", Kind.SWITCH, "list_devices", "print the devices, with those of --rpc, and end"),
         flag(scope, "--park-dir", "PARK_DIR", Kind.PATH, "park_dir", "folder where parked prompts survive a restart (none)"),
         flag(scope, "--park-disk", "PARK_DISK", Kind.INT, "park_disk_mib", "MiB of parked prompts in --park-dir (8192)", low=0),
         flag(

@@ -1,5 +1,5 @@
 """The one table of flags: those that work (router_flags.py, model_flags.py, llama_flags.py), those that are accepted and do nothing, those
-that are refused, and those that are not supported yet.
+that are refused.
 
 Never imports: config.config, config.presets. Invariant: it holds every flag name of llama-server, so that a flag is either used or refused
 by its name; none is silently ignored.
@@ -70,11 +70,6 @@ _REMOVED: tuple[tuple[str, str, str], ...] = (
     ("--spec-ngram-min-hits", "", "--spec-ngram-simple-min-hits, or that of another type"),
 )
 
-_NOT_YET = """
---rpc RPC | --list-devices
-"""  # names, then the environment name
-
-
 TABLE = [*router_flags(), *tool_flags(), *source_flags(), *model_flags(), *llama_flags(), *cache_flags(), *sampling_flags()]
 TABLE += [*speculation_flags(), *lifetime_flags(), *preset_flags()]
 TABLE += [
@@ -88,6 +83,3 @@ for _name, _words in READY_MADE.items():
     TABLE.append(
         flag(Scope.READY_MADE, _name, "", Kind.SWITCH, "ready_made", f"{_repo} on port {_words['--port']}, as llama-server sets it")
     )
-for _line in _NOT_YET.split("|"):
-    _on, _, _env = _line.strip().rpartition(" ")
-    TABLE.append(flag(Scope.NOT_YET, _line if _env.startswith("-") else _on, "" if _env.startswith("-") else _env, Kind.TEXT, ""))

@@ -15,6 +15,7 @@ from typing import Any
 from fastrouter.config.flag import Flag, Kind, Scope
 from fastrouter.config.table import TABLE
 from fastrouter.errors import ConfigError
+from fastrouter.options.endpoints import MAX_SERVERS, split_endpoint
 from fastrouter.options.guess_types import guessers_of
 from fastrouter.options.limits import FLOAT_MAX, INT32_MAX, MAX_CPUS, MAX_SCALE
 from fastrouter.options.samplers import names_of, names_of_letters
@@ -69,8 +70,6 @@ def refuse_missing(flag: Flag, place: str) -> None:
         raise ConfigError(f"{place}: llama-server has removed this flag; {flag.help}")
     if flag.scope is Scope.REFUSED:
         raise ConfigError(f"{place}: not possible here: {flag.help}")
-    if flag.scope is Scope.NOT_YET:
-        raise ConfigError(f"fastrouter does not have {place} yet")
 
 
 def convert(flag: Flag, text: str, place: str, *, is_on: bool = True) -> Any:
@@ -177,6 +176,15 @@ def _to_memory(text: str) -> int:
     return -1 if text == "auto" else _to_int(text)
 
 
+def _to_device_memory(text: str) -> int | tuple[tuple[str, int], ...]:
+    if "=" not in text:
+        return _to_memory(text)
+    pairs = [(name.strip(), _to_int(mib)) for name, _, mib in (part.rpartition("=") for part in text.split(","))]
+    if not all(name and mib >= 0 for name, mib in pairs):
+        raise ValueError(text)
+    return tuple(pairs)
+
+
 def _to_cpu_mask(text: str) -> str:
     if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not int(text, 16):
         raise ValueError(text)
@@ -238,6 +246,15 @@ def _to_devices(text: str) -> tuple[str, ...]:
     if not names or ("none" in names and len(names) > 1):
         raise ValueError(text)
     return names
+
+
+def _to_servers(text: str) -> tuple[str, ...]:
+    endpoints = tuple(dict.fromkeys(_to_list(text)))
+    if not 0 < len(endpoints) <= MAX_SERVERS:
+        raise ValueError(text)
+    for endpoint in endpoints:
+        split_endpoint(endpoint)
+    return endpoints
 
 
 def _to_proportions(text: str) -> tuple[float, ...]:
@@ -309,11 +326,13 @@ _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
     Kind.LAYERS: _to_layers,
     Kind.THREE_WAY: _to_three_way,
     Kind.MEMORY: _to_memory,
+    Kind.DEVICE_MEMORY: _to_device_memory,
     Kind.CPU_MASK: _to_cpu_mask,
     Kind.CPU_RANGE: _to_cpu_range,
     Kind.METADATA: _to_metadata,
     Kind.BUFFERS: _to_buffers,
     Kind.DEVICES: _to_devices,
+    Kind.SERVERS: _to_servers,
     Kind.PROPORTIONS: _to_proportions,
     Kind.LAYER_RANGE: _to_layer_range,
     Kind.NEW_FOLDER: _to_new_folder,

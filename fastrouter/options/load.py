@@ -36,6 +36,7 @@ class LoadOptions:
     fit_ctx: int = 4096  # `fit` makes the context of a request not shorter than this
     keeps_cache_types: bool = False  # they were asked for: `fit` does not change them
     gpu_layers: int = -1  # -1: all that fit
+    rpc: list[str] = field(default_factory=list)  # HOST:PORT of RPC servers, whose devices come before all others
     devices: list[str] | None = None  # names; ["none"]: only the CPU; None: all
     split_mode: str = "layer"  # none | layer | row | tensor
     tensor_split: list[float] = field(default_factory=list)  # proportions of the devices; none: by their free memory

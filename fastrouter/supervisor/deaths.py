@@ -125,7 +125,8 @@ class Deaths:
 
     def _judge(self, instance: Instance, was: State, remedy: Remedy | None) -> Verdict:
         process = instance.process
-        is_fault = process.exit_code not in _FROM_OUTSIDE or process.broke_protocol is not None or instance.failure is not None
+        is_outside = process.exit_code in _FROM_OUTSIDE or instance.has_lost_server
+        is_fault = not is_outside or process.broke_protocol is not None or instance.failure is not None
         num_stuck = NUM_STUCK + 1 if remedy is not None else NUM_STUCK if is_fault else NUM_STUCK_OUTSIDE
         may_continue = (was is not State.STOPPING or instance.has_successor) and not self._queue.is_closed
         works = instance.works

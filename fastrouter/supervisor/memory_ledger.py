@@ -5,6 +5,7 @@ Invariant: an instance's `need` is the one that it was admitted with, until its 
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.config.config import Config
@@ -56,7 +57,7 @@ class Memory:
         need = self.measures.need(spec)
         figures: dict[str, int | None] = {"needed_bytes": need.host_bytes, "limit_bytes": limits.host_bytes}
         if need.device_bytes:
-            figures |= {"needed_device_bytes": need.device_bytes, "limit_device_bytes": limits.device_bytes}
+            figures |= {"needed_device_bytes": need.device_bytes, "limit_device_bytes": limits.all_devices_bytes}
         if limits.host_bytes is not None and limits.host_bytes < need.host_bytes <= self._limits.most_bytes:
             return Unavailable(f"model '{spec.id}' cannot be loaded now: {why}; other programs use the rest", model=spec.id, **figures)
         hint = "; --models-memory 0 tries it anyway" if self._limits.is_automatic and not self.measures.has_device else ""
@@ -91,10 +92,16 @@ class Memory:
         meta = instance.meta or {}
         self.measures.note(instance.spec, meta, instance.load_s)
         instance.need = self.measures.need(instance.spec)
-        free_bytes = meta.get("device_free_bytes")
-        if type(free_bytes) is int:  # it has found a device
-            self.measures.has_device = True
-            self._limits.note_devices(free_bytes, sum(other.need.device_bytes for other in self._models.instances()))
+        if found := _memory_of_devices(meta.get("devices")):
+            self.measures.devices |= {name: size for name, (_, size) in found.items()}
+            self._limits.note_devices(found, total(other.need for other in self._models.instances()))
 
     def save(self) -> None:
         self.measures.save()
+
+
+def _memory_of_devices(reported: Any) -> dict[str, tuple[int, int]]:
+    """(free, total) of each device that a worker has reported. It may report anything."""
+    found = reported.items() if isinstance(reported, dict) else ()
+    pairs = {name: (each.get("free_bytes"), each.get("total_bytes")) for name, each in found if isinstance(each, dict)}
+    return {name: (free, size) for name, (free, size) in pairs.items() if type(free) is int and type(size) is int and 0 <= free <= size}

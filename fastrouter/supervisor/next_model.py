@@ -20,8 +20,12 @@ def next_model(models: Iterable[ManagedModel], free_bytes: int, remedy: Remedy =
     heap = max((heap_bytes(model.spec) for model in (*used, *foreseen[:1])), default=0)
     heap = max(heap, LEAST_HEAP_BYTES)
     likely = next(iter(foreseen), None) or max(away, key=lambda model: model.last_used, default=None)
-    is_bound = likely is not None and likely.spec.options.numa is not None  # the process of its spare would stay bound to memory nodes
-    if likely is None or is_bound or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
+    if likely is None or _is_bound(likely.spec.options) or likely.spec.size_bytes * OPEN_SHARE > free_bytes:
         return Prime(heap, None, LoadOptions())
     remedy = remedy.joined(likely.remedy)
     return Prime(heap, likely.spec.path, likely.spec.options, remedy.safe_mode, remedy.num_dropped)
+
+
+def _is_bound(options: LoadOptions) -> bool:
+    """The process of its spare would stay bound to memory nodes, or hold connections to RPC servers."""
+    return options.numa is not None or bool(options.rpc)

@@ -33,7 +33,12 @@ def look_ahead(
         "evict": [{"model": model_id, "reason": reason, **_bytes_of(needs[model_id])} for model_id, reason in evicted.items()],
         "need": {**_bytes_of(need), "is_measured": measures.is_measured(spec)},
         "used": _bytes_of(total(list(needs.values()))),
-        "limits": {"models_max": limits.models_max, "host_bytes": limits.host_bytes, "device_bytes": limits.device_bytes},
+        "limits": {
+            "models_max": limits.models_max,
+            "host_bytes": limits.host_bytes,
+            "device_bytes": limits.all_devices_bytes,
+            "devices": dict(limits.by_device),
+        },
         "load_s": 0.0 if action == "use" else round(measures.expected_load_s(spec), 4),
         "queued_models": before.order,
     }
@@ -58,5 +63,5 @@ def _action(
     return "load" if model_id in start or (resident is not None and resident.state is State.DYING) else "wait"
 
 
-def _bytes_of(need: Need) -> dict[str, int]:
-    return {"host_bytes": need.host_bytes, "device_bytes": need.device_bytes}
+def _bytes_of(need: Need) -> dict[str, Any]:
+    return {"host_bytes": need.host_bytes, "device_bytes": need.device_bytes, "devices": dict(need.by_device)}

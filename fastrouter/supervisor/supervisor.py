@@ -110,7 +110,7 @@ class Supervisor:
 
     def _settings(self) -> Settings:
         limits = self.limits()
-        return Settings(limits.models_max, limits.host_bytes, limits.device_bytes, limits.patience_s, self._queue_timeout_s)
+        return Settings(limits.models_max, limits.host_bytes, limits.all_devices_bytes, limits.patience_s, self._queue_timeout_s)
 
     def _facts(self, spec: ModelSpec) -> Facts:
         need = self._memory.measures.need(spec)

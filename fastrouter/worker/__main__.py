@@ -1,5 +1,5 @@
 """A worker process: `--fork-server FD` answers fork requests, `--spare CONTROL MEM DOORBELL LIFELINE DESCRIPTORS` is one worker started
-directly; `--render FD` renders chat templates for one worker.
+directly; `--render FD` renders chat templates for one worker; `--rpc-server JSON` lends devices to models of other machines.
 
 This file handles only argv and the environment that a worker needs before its imports; the rest is in fork_server.py and loop.py.
 """
@@ -17,6 +17,10 @@ def main(argv: list[str]) -> int:
         from fastrouter.worker.text import render_process
 
         return render_process.serve(int(argv[1]))
+    if len(argv) == 2 and argv[0] == "--rpc-server":
+        from fastrouter.worker import rpc_server
+
+        return rpc_server.run(argv[1])
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would make the fork server multi-threaded, and it forks
     gc.disable()  # until everything is imported: that makes no garbage, and collections would take a tenth of the time
     from fastrouter.worker import fork_server
@@ -27,7 +31,7 @@ def main(argv: list[str]) -> int:
         control, memory, doorbell, lifeline, descriptors = map(int, argv[1:])
         return fork_server.run_spare(control, memory, doorbell, lifeline, descriptors)
     spare = "--spare CONTROL MEM DOORBELL LIFELINE DESCRIPTORS"
-    sys.stderr.write(f"usage: python -m fastrouter.worker --fork-server FD | --render FD | {spare}\n")
+    sys.stderr.write(f"usage: python -m fastrouter.worker --fork-server FD | --render FD | --rpc-server JSON | {spare}\n")
     return 2
 
 

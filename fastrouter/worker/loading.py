@@ -21,7 +21,7 @@ from fastrouter.worker.engine.adapters import Adapters
 from fastrouter.worker.engine.embedder import Embedder
 from fastrouter.worker.engine.engine import Engine
 from fastrouter.worker.engine.outbox import Outbox
-from fastrouter.worker.llama import fitted
+from fastrouter.worker.llama import fitted, rpc
 from fastrouter.worker.llama.binding import has_device_backend, log
 from fastrouter.worker.llama.context import Context
 from fastrouter.worker.llama.model import Model
@@ -119,21 +119,37 @@ class Loader:
         log.set_verbosity(load.verbosity)
         on_progress = ProgressReport(self._wire, self._outbox.note_progress, self._courtesy)
         self._courtesy()
-        gone = confine(load) if load.is_confined else []
+        gone = self._enter()
         self._watch_router()
         spare.drop_variants(load.num_dropped)
-        if has_device_backend():
+        uses_devices = has_device_backend() or bool(load.options.rpc)
+        if uses_devices:
             self._fit()  # which layers go where must be known before the file is read
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
         model = taken or self._open(on_progress)
-        if not has_device_backend() and not fitted.surely_fits(model, load.options, load.host_limit_bytes):
+        if not uses_devices and not fitted.surely_fits(model, load.options, load.host_limit_bytes):
             self._fit()
         self._end_phase("model")
         loaded = self._complete(model, on_progress)
         self._end_phase("engine")
         self._say_ready(loaded, footprint, gone)
         return loaded
+
+    def _enter(self) -> list[str]:
+        """Connect, and give up rights. Returns which are gone."""
+        if self._load.is_confined:
+            return confine(self._load, self._connect)
+        self._connect()
+        return []
+
+    def _connect(self) -> None:
+        """To the RPC servers that it uses. Raises LlamaError."""
+        if not self._load.options.rpc:
+            return
+        rpc.servers.connect(self._load.options.rpc)
+        for endpoint, why in rpc.servers.missing.items():
+            self._wire.send(Notice("warning", f"--rpc {endpoint}: it is left out of this load: {why}"))
 
     def _open(self, on_progress: ProgressReport) -> Model:
         """llama.cpp maps the file and reads it in one thread, a little at a time; the disk can do more."""

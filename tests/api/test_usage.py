@@ -96,7 +96,7 @@ def test_what_a_model_is_doing(server: Router) -> None:
     assert busy["host_bytes"] == 5 << 20
     assert 0 < busy["resident_bytes"] < 1 << 30
     assert (busy["idle_s"], busy["expires_in_s"], busy["pinned"]) == (None, None, False)
-    assert event["data"]["limits"] == {"models_max": 2, "host_bytes": 64 << 20, "device_bytes": None}
+    assert event["data"]["limits"] == {"models_max": 2, "host_bytes": 64 << 20, "device_bytes": None, "devices": {}}
     assert event["data"]["used"] == {"host_bytes": 5 << 20, "device_bytes": 0}
     assert event["data"]["machine"]["total_bytes"] > event["data"]["machine"]["available_bytes"] > 0
     assert abs(event["data"]["time"] - time.time()) < 5

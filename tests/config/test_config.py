@@ -170,7 +170,7 @@ def test_what_says_that_nothing_may_become_smaller() -> None:
         (["--mmap=1"], {}, "--mmap takes no value"),
         (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
         (["--chat-template-file", "/nowhere/t"], {}, "--chat-template-file /nowhere/t: there is no such file"),
-        (["--rpc", "x"], {}, "fastrouter does not have --rpc yet"),
+        (["--rpc", "x"], {}, "--rpc x: must be HOST:PORT of servers"),
         (["--slot-save-path", "/nowhere"], {}, "--slot-save-path /nowhere: must be an existing folder"),
         (["-cram", "-2"], {}, "-cram -2: must be between -1 and"),
         (["--tools-runtime", "ssh:x"], {}, "--tools-runtime: not possible here: tools run on this machine"),
@@ -206,7 +206,7 @@ def test_what_says_that_nothing_may_become_smaller() -> None:
         ([], {"LLAMA_ARG_MMAP": "perhaps"}, "LLAMA_ARG_MMAP=perhaps: must be one of 1, true"),
         ([], {"LLAMA_ARG_CACHE_RAM": "5x"}, "LLAMA_ARG_CACHE_RAM=5x: must be a whole number"),
         ([], {"LLAMA_ARG_SSL_KEY_FILE": "k"}, "--ssl-key-file and --ssl-cert-file belong together"),
-        ([], {"LLAMA_ARG_RPC": "9"}, "does not have --rpc (LLAMA_ARG_RPC=9) yet"),
+        ([], {"LLAMA_ARG_RPC": "9"}, "LLAMA_ARG_RPC=9: must be HOST:PORT of servers"),
     ],
 )
 def test_mistakes_are_named(argv: list[str], environ: dict[str, str], message: str) -> None:

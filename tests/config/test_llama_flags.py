@@ -30,6 +30,7 @@ READ = [
     ("--yarn-beta-fast 32", "yarn_beta_fast", 32.0),
     ("--check-tensors", "check_tensors", True),
     ("-lzm off", "lazy_mode", "off"),
+    ("--rpc a:1,10.0.0.2:50052,a:1", "rpc", ["a:1", "10.0.0.2:50052"]),
     ("-dev none", "devices", ["none"]),
     ("-dev RPC0,RPC1", "devices", ["RPC0", "RPC1"]),
     ("-sm row", "split_mode", "row"),

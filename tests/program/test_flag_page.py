@@ -34,10 +34,6 @@ def page() -> str:
     parts = [HEAD]
     for scope in Scope:
         flags = [flag for flag in TABLE if flag.scope is scope]
-        if scope is Scope.NOT_YET:
-            names = ", ".join(f"`{flag.names[-1]}`" for flag in flags)
-            parts += [f"\n## {scope.value}\n\nThese give an error that names them: {names}."] if flags else []
-            continue
         parts += [f"\n## {scope.value}\n", "| flag | variable | what it does |", "|---|---|---|", *map(_row, flags)]
     return "\n".join(parts) + "\n"
 

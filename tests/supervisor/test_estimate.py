@@ -149,7 +149,7 @@ def test_no_more_cells_than_the_slots_can_use(spec: ModelSpec, flags: dict[str, 
     assert ("trained for 2048 tokens" in context.notice) == (options.ctx_size > 3000)
     context.close()
     model.close()
-    assert estimate(replace(spec, options=options), has_device=False) == estimate(replace(spec, options=said), has_device=False)
+    assert estimate(replace(spec, options=options)) == estimate(replace(spec, options=said))
 
 
 def test_a_context_that_is_too_large_is_one_warning(router: StartRouter, models: Path) -> None:
@@ -164,17 +164,19 @@ def test_a_context_that_is_too_large_is_one_warning(router: StartRouter, models:
 
 def test_layers_on_a_device(spec: ModelSpec) -> None:
     def on(gpu_layers: int) -> Need:
-        return estimate(replace(spec, options=replace(spec.options, gpu_layers=gpu_layers)), has_device=True)
+        return estimate(replace(spec, options=replace(spec.options, gpu_layers=gpu_layers)), devices={"CUDA0": 8 << 30})
 
-    whole = estimate(spec, has_device=False)
+    whole = estimate(spec)
     assert whole.device_bytes == 0
     assert on(0) == whole
-    assert on(1).device_bytes == whole.host_bytes // 2, "one of two layers"
-    assert on(-1).device_bytes == on(99).device_bytes == whole.host_bytes
+    assert 0 < on(1).device_bytes < on(2).device_bytes < on(3).device_bytes, "the output, then one of two layers, then both"
+    assert on(-1) == on(99) == on(3)
+    assert on(3).by_device == (("CUDA0", on(3).device_bytes),)
+    assert on(3).host_bytes < on(2).host_bytes < whole.host_bytes
 
 
 def test_without_a_header_the_file_is_all_that_is_known(spec: ModelSpec) -> None:
-    assert estimate(replace(spec, header=None), has_device=False) == Need(spec.size_bytes)
+    assert estimate(replace(spec, header=None)) == Need(spec.size_bytes)
 
 
 def test_needs_add_up() -> None:

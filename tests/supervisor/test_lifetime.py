@@ -93,9 +93,19 @@ def test_measured_memory_counts_from_then_on(house: Run) -> None:
         here.settle("a", size_bytes=10 * MIB)
         here.spec("a", meta={"memory": {"host_bytes": 70 * MIB, "device_bytes": 0}})
         here.settle("b", size_bytes=40 * MIB)
-        assert here.supervisor.preview(here.spec("a"))["need"] == {"host_bytes": 10 * MIB, "device_bytes": 0, "is_measured": False}
+        assert here.supervisor.preview(here.spec("a"))["need"] == {
+            "host_bytes": 10 * MIB,
+            "device_bytes": 0,
+            "devices": {},
+            "is_measured": False,
+        }
         await here.ask("a")
-        assert here.supervisor.preview(here.spec("a"))["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "is_measured": True}
+        assert here.supervisor.preview(here.spec("a"))["need"] == {
+            "host_bytes": 70 * MIB,
+            "device_bytes": 0,
+            "devices": {},
+            "is_measured": True,
+        }
         await here.ask("b")
         assert here.reasons == [("a", "memory")]
 
@@ -104,19 +114,27 @@ def test_measured_memory_counts_from_then_on(house: Run) -> None:
     async def again(here: House) -> None:
         here.settle("a", size_bytes=10 * MIB)
         preview = here.supervisor.preview(here.spec("a"))
-        assert preview["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "is_measured": True}
+        assert preview["need"] == {"host_bytes": 70 * MIB, "device_bytes": 0, "devices": {}, "is_measured": True}
         assert 0 < preview["load_s"] < 60
 
     house(again, 0, models_memory_mib=100)
 
 
 @pytest.mark.parametrize(
-    "memory", ["much", {"host_bytes": -1, "device_bytes": 0}, {"host_bytes": 1 << 60, "device_bytes": 0}, {"host_bytes": 1}]
+    "memory",
+    [
+        "much",
+        {"host_bytes": -1, "device_bytes": 0},
+        {"host_bytes": 1 << 60, "device_bytes": 0},
+        {"host_bytes": 1},
+        {"host_bytes": 1, "device_bytes": 1, "devices": {"CUDA0": "all"}},
+        {"host_bytes": 1, "device_bytes": 1, "devices": ["CUDA0"]},
+    ],
 )
 def test_a_worker_that_lies_about_memory(house: Run, memory: object) -> None:
     async def body(here: House) -> None:
         here.settle("a", size_bytes=10 * MIB)
-        here.spec("a", meta={"memory": memory, "device_free_bytes": "all"})
+        here.spec("a", meta={"memory": memory, "devices": {"CUDA0": {"free_bytes": "all"}, "CUDA1": {"free_bytes": 2, "total_bytes": 1}}})
         assert await here.ask("a") == WHOLE
         assert here.supervisor.preview(here.spec("a"))["need"]["host_bytes"] == 10 * MIB
 
@@ -127,12 +145,14 @@ def test_device_memory_has_its_own_limit(house: Run) -> None:
     async def body(here: House) -> None:
         for model in "ab":
             here.settle(model, size_bytes=MIB)
-            here.spec(model, meta={"memory": {"host_bytes": MIB, "device_bytes": 600 * MIB}, "device_free_bytes": 400 * MIB})
+            memory = {"host_bytes": MIB, "device_bytes": 600 * MIB, "devices": {"CUDA0": 600 * MIB}}
+            here.spec(model, meta={"memory": memory, "devices": {"CUDA0": {"free_bytes": 400 * MIB, "total_bytes": 1000 * MIB}}})
         await here.ask("a")
         here.supervisor.unload("a")
         await here.ask("b")
         await until(lambda: len(here.supervisor.instances()) == 1, "a is gone")
-        assert here.supervisor.preview(here.spec("a"))["limits"]["device_bytes"] == 1000 * MIB
+        limits = here.supervisor.preview(here.spec("a"))["limits"]
+        assert (limits["device_bytes"], limits["devices"]) == (1000 * MIB, {"CUDA0": 1000 * MIB})
         await here.ask("a")
         assert here.reasons == [("a", "unload"), ("b", "memory")]
 

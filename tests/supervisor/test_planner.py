@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrouter.supervisor.decide.eviction import choose_victims, cost
-from fastrouter.supervisor.decide.need import NOTHING, Need
+from fastrouter.supervisor.decide.need import NOTHING, Need, on_devices, total
 from fastrouter.supervisor.decide.planner import MAX_WAIT_S, Limits, Plan, Resident, Waiting, next_change, plan
 from fastrouter.supervisor.decide.state import TRANSITIONS, State, check
 
@@ -264,8 +264,11 @@ def test_states() -> None:
 # ---------------------------------------------------------------- random histories
 
 
+ON_DEVICES = {"a": {"x": 1}, "b": {"y": 2}, "c": {"x": 3}, "d": {"x": 1, "y": 1}}
+
+
 def need_of(model: str) -> Need:
-    return Need("abcdefgh".index(model) + 1)
+    return on_devices("abcdefgh".index(model) + 1, ON_DEVICES.get(model, {}))
 
 
 @dataclass
@@ -274,6 +277,7 @@ class Machine:
 
     models_max: int
     host: int | None = None  # memory; models need 1 to 5
+    device: int | None = None  # memory of each of two devices; see ON_DEVICES
     now: float = 0.0
     queue: dict[str, list[float]] = field(default_factory=dict)  # model -> when each of its requests came
     state: dict[str, State] = field(default_factory=dict)
@@ -306,7 +310,8 @@ class Machine:
     def decide(self) -> Plan:
         queue = [Waiting(model, since[0], need_of(model)) for model, since in self.queue.items()]
         residents = [Resident(model, state, self.leases[model], self.used[model], need_of(model)) for model, state in self.state.items()]
-        decided = plan(queue, residents, Limits(self.models_max, self.host), self.now)
+        by_device = () if self.device is None else (("x", self.device), ("y", self.device))
+        decided = plan(queue, residents, Limits(self.models_max, self.host, by_device=by_device), self.now)
         self.check(decided, list(self.queue))
         return decided
 
@@ -314,8 +319,8 @@ class Machine:
         lists = (decided.grant, decided.evict, decided.start)
         together = [model for names in lists for model in names]
         assert len(set(together)) == len(together), f"in two lists: {decided}"
-        assert len(decided.drain) <= 1 or self.host is not None
-        assert set(decided.refuse) == {model for model in order if self.host is not None and need_of(model).host_bytes > self.host}
+        assert len(decided.drain) <= 1 or (self.host, self.device) != (None, None)
+        assert set(decided.refuse) == {model for model in order if self.can_never_hold(model)}
         assert set(decided.grant) | set(decided.start) <= set(order)
         for victim in decided.evict:
             assert self.leases[victim] == 0, f"busy: {victim}"
@@ -335,6 +340,10 @@ class Machine:
             skipped = [model for model in before if model not in (*decided.start, *decided.refuse) and model not in self.state]
             assert not skipped, f"{skipped} overtaken"
 
+    def can_never_hold(self, model: str) -> bool:
+        need, most = need_of(model), max([size for _, size in need_of(model).by_device], default=0)
+        return (self.host is not None and need.host_bytes > self.host) or (self.device is not None and most > self.device)
+
     def perform(self, decided: Plan) -> None:
         for model in decided.refuse:
             del self.queue[model]
@@ -349,8 +358,9 @@ class Machine:
         self.drain(decided.drain)
         held = [model for model, state in self.state.items() if state is not DYING]
         assert not self.models_max or len(held) <= self.models_max, held
-        taken = sum(need_of(model).host_bytes for model in self.state)
-        assert self.host is None or taken <= self.host, "with those that are on their way out"
+        taken = total(need_of(model) for model in self.state)
+        assert self.host is None or taken.host_bytes <= self.host, "with those that are on their way out"
+        assert self.device is None or max(taken.on("x"), taken.on("y")) <= self.device
 
     def drain(self, models: list[str]) -> None:
         for model, state in self.state.items():
@@ -409,9 +419,9 @@ def apply(machine: Machine, event: str, model: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 4), st.sampled_from([None, 4, 5, 7, 11]), st.lists(EVENTS, max_size=60))
-def test_random_histories(models_max: int, host: int | None, events: list[tuple[str, str]]) -> None:
-    machine = Machine(models_max, host)
+@given(st.integers(0, 4), st.sampled_from([None, 4, 5, 7, 11]), st.sampled_from([None, 2, 3, 4]), st.lists(EVENTS, max_size=60))
+def test_random_histories(models_max: int, host: int | None, device: int | None, events: list[tuple[str, str]]) -> None:
+    machine = Machine(models_max, host, device)
     for event, model in events:
         apply(machine, event, model)
     for model, state in list(machine.state.items()):

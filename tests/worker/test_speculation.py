@@ -692,8 +692,8 @@ def test_the_draft_model_counts(paths: list[Path], tmp_path: Path) -> None:
     config = parse(["--models-dir", str(folder), "-md", str(draft)], {})
     [spec] = Catalog(config).models()
     assert spec.draft is not None
-    assert estimate(spec, has_device=False).host_bytes == pytest.approx(2 * estimate(plain_, has_device=False).host_bytes, rel=0.01)
-    assert estimate(spec, has_device=True).device_bytes > estimate(plain_, has_device=True).device_bytes
+    assert estimate(spec).host_bytes == pytest.approx(2 * estimate(plain_).host_bytes, rel=0.01)
+    assert estimate(spec, devices={"CUDA0": 8 << 30}).device_bytes > estimate(plain_, devices={"CUDA0": 8 << 30}).device_bytes
     make_llama(draft, seed=1, n_ctx=1024)
     [changed] = Catalog(config).models()
     assert changed.fingerprint != spec.fingerprint

@@ -229,6 +229,7 @@ class Models:
         return {
             "memory_bytes": state.need.host_bytes,
             "device_memory_bytes": state.need.device_bytes,
+            "devices": dict(state.need.by_device),
             "running": state.num_running,
             "waiting": state.num_waiting,
             "idle_s": state.idle_s,

@@ -100,7 +100,12 @@ class UsageReporter:
         models = [self._describe(model_id, instances.get(model_id)) for model_id in shown]
         return {
             "time": round(time.time(), 3),
-            "limits": {"models_max": limits.models_max, "host_bytes": limits.host_bytes, "device_bytes": limits.device_bytes},
+            "limits": {
+                "models_max": limits.models_max,
+                "host_bytes": limits.host_bytes,
+                "device_bytes": limits.all_devices_bytes,
+                "devices": dict(limits.by_device),
+            },
             "used": {name: sum(model[name] for model in models) for name in ("host_bytes", "device_bytes")},
             "machine": {"total_bytes": total_bytes(), "available_bytes": available_bytes()},
             "models": models,
@@ -116,6 +121,7 @@ class UsageReporter:
             "state": instance.state.value if instance is not None else state.value,
             "host_bytes": state.need.host_bytes,
             "device_bytes": state.need.device_bytes,
+            "devices": dict(state.need.by_device),
             "resident_bytes": resident_bytes(instance.process.pid) if instance is not None else 0,
             "shelf_bytes": instance.prompt_cache_bytes if instance is not None else 0,
             "parked_bytes": self._supervisor.parking.held(model_id)[1],

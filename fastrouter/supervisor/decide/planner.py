@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from fastrouter.options.limits import DEFAULT_PATIENCE_S
 from fastrouter.supervisor.decide.eviction import choose_victims
-from fastrouter.supervisor.decide.need import NOTHING, Need, total
+from fastrouter.supervisor.decide.need import NOTHING, Need, Sizes, total
 from fastrouter.supervisor.decide.state import State
 from fastrouter.system.words import in_words
 
@@ -57,14 +57,22 @@ class Limits:
 
     models_max: int = 0
     host_bytes: int | None = None
-    device_bytes: int | None = None
+    device_bytes: int | None = None  # of all devices together
     patience_s: float = DEFAULT_PATIENCE_S
+    by_device: Sizes = ()  # of single devices; one that is not here has no limit of its own
+
+    @property
+    def all_devices_bytes(self) -> int | None:
+        """What all devices together may take; None: no limit is known."""
+        own = sum(limit for _, limit in self.by_device) if self.by_device else None
+        return own if self.device_bytes is None else self.device_bytes
 
     def lacking(self, taken: Need) -> Need:
         """How much `taken` is over the limits."""
         host = 0 if self.host_bytes is None else max(0, taken.host_bytes - self.host_bytes)
         device = 0 if self.device_bytes is None else max(0, taken.device_bytes - self.device_bytes)
-        return Need(host, device)
+        by_device = tuple((name, over) for name, limit in self.by_device if (over := taken.on(name) - limit) > 0)
+        return Need(host, device, by_device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +215,7 @@ class _Planner:
         for what, needed, used, limit in (
             ("memory", need.host_bytes, kept.host_bytes, limits.host_bytes),
             ("device memory", need.device_bytes, kept.device_bytes, limits.device_bytes),
+            *((f"memory of {name}", need.on(name), kept.on(name), limit) for name, limit in limits.by_device),
         ):
             if limit is not None and needed and needed + used > limit:
                 there = f"{in_words(limit)} is the limit for all models"

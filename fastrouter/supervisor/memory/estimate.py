@@ -3,16 +3,20 @@
 These are estimates: what llama.cpp really allocates depends on its version and on the machine. What loads have shown is in measurements.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from fastrouter.catalog.capabilities import is_encoder
-from fastrouter.catalog.gguf import Header
+from fastrouter.catalog.gguf import EMBEDDING, EXPERTS, OUTPUT, Header
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.options.limits import KEPT_PICTURES_BYTES, MIN_FLASH_HEAD_SIZE
-from fastrouter.supervisor.decide.need import Need, total
+from fastrouter.supervisor.decide.need import Need, on_devices, total
+from fastrouter.supervisor.memory import placement
 from fastrouter.supervisor.memory.repacking import NOTHING as NO_REPACKING
 from fastrouter.supervisor.memory.repacking import Repacking, sizes
 
+NO_DEVICES: Mapping[str, int] = MappingProxyType({})
 _BYTES_PER_VALUE = {
     "f32": 4.0,
     "f16": 2.0,
@@ -28,19 +32,51 @@ _LEAST_BYTES = 25 << 20  # llama.cpp's tables, its graph of the model, the engin
 _BYTES_PER_TOKEN_OF_VOCABULARY = 600  # its text, its entries in the tables, its merges
 
 
-def estimate(spec: ModelSpec, *, has_device: bool, repacking: Repacking = NO_REPACKING) -> Need:
-    """All that loading `spec` takes: weights, KV cache, compute buffers, vocabulary."""
+def estimate(spec: ModelSpec, *, devices: Mapping[str, int] = NO_DEVICES, repacking: Repacking = NO_REPACKING) -> Need:
+    """All that loading `spec` takes: weights, KV cache, compute buffers, vocabulary. `devices`: their memory, by name."""
     if spec.draft is not None:
         parts = (replace(spec, draft=None), _draft_of(spec))
-        return total(estimate(part, has_device=has_device, repacking=repacking) for part in parts)
+        return total(estimate(part, devices=devices, repacking=repacking) for part in parts)
     weights = spec.header.size_bytes if spec.header is not None else spec.size_bytes
-    if not has_device or spec.options.gpu_layers == 0:
+    moved = _moved_bytes(spec, devices)
+    if not moved:
         originals, copies = sizes(spec.header, repacking)
         return Need(host_bytes=weights - originals + copies + heap_bytes(spec))
-    num_layers = (spec.header.block_count if spec.header is not None else None) or 1
-    share = 1.0 if spec.options.gpu_layers < 0 else min(1.0, spec.options.gpu_layers / num_layers)
-    moved = int(share * (weights + heap_bytes(spec)))
-    return Need(host_bytes=weights + heap_bytes(spec) - moved + _LEAST_BYTES, device_bytes=moved)
+    of_weights, of_cache = (sum(part[number] for part in moved.values()) for number in (0, 1))
+    host = max(0, weights - of_weights) + max(_LEAST_BYTES, heap_bytes(spec) - of_cache)
+    compute = _compute_bytes(spec)
+    return on_devices(host, {device: sum(parts) + compute for device, parts in moved.items()})
+
+
+def _moved_bytes(spec: ModelSpec, devices: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Of each device that is used, bytes of weights and of the KV cache. The input stays on the host; an output that has no weights of
+    its own gets a copy of the input's."""
+    header, options = spec.header, spec.options
+    num_layers = (header.block_count if header is not None else None) or 1
+    places = placement.places_of(options, num_layers, devices)
+    of_input, of_output, of_experts = _special_bytes(spec)
+    weights = header.size_bytes if header is not None else spec.size_bytes
+    of_layer = max(0, weights - of_input - of_output) // num_layers
+    of_cache = _cache_bytes(spec) // num_layers if options.kv_offload else 0
+    moved: dict[str, tuple[int, int]] = {}
+    for layer, place in enumerate(places):
+        if place != placement.HOST:
+            stays = of_experts // num_layers if options.cpu_moe or layer < options.n_cpu_moe else 0
+            size, cache = (of_output or of_input, 0) if layer == num_layers else (max(0, of_layer - stays), of_cache)
+            before = moved.get(place, (0, 0))
+            moved[place] = before[0] + size, before[1] + cache
+    return moved
+
+
+def _special_bytes(spec: ModelSpec) -> tuple[int, int, int]:
+    """Of the input's weights, the output's (0: it has none of its own), and the experts'."""
+    header = spec.header
+    if header is None:
+        return 0, 0, 0
+    kinds = {word: sum(size for name, size in header.matrices.items() if name.split()[0] == word) for word in (EMBEDDING, OUTPUT, EXPERTS)}
+    in_values = (header.vocab_size or 0) * (header.embedding_length or 0) / max(1, header.num_params)
+    of_input = kinds[EMBEDDING] or int(header.size_bytes * min(1.0, in_values))
+    return of_input, kinds[OUTPUT], kinds[EXPERTS]
 
 
 def unmapped_bytes(spec: ModelSpec, repacking: Repacking) -> int:

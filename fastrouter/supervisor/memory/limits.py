@@ -4,10 +4,11 @@ For `auto` the host's limit is the available memory plus what our workers hold. 
 their pages available: a model is useless when its weights do not stay in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fastrouter.config.config import Config
+from fastrouter.supervisor.decide.need import Need, Sizes
 from fastrouter.supervisor.decide.planner import Limits
 from fastrouter.system.machine import anonymous_bytes, available_bytes, total_bytes
 
@@ -27,14 +28,15 @@ class Held:
 class LimitReader:
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._device_bytes: int | None = None  # of all devices, as workers report them
+        self._devices: dict[str, int] = {}  # what our models may take of each, as workers report it
 
     def __repr__(self) -> str:
         return f"<LimitReader {self._config.models_memory_mib} MiB, device {self._config.models_memory_device_mib} MiB>"
 
-    def note_devices(self, free_bytes: int, held_bytes: int) -> None:
-        """A worker has reported this much free memory while our models held that much."""
-        self._device_bytes = free_bytes + held_bytes
+    def note_devices(self, found: Mapping[str, tuple[int, int]], held: Need) -> None:
+        """A worker has reported the free and the total memory of devices while our models held that much. CPUs behind RPC servers call
+        all their memory free."""
+        self._devices |= {name: min(total, free + held.on(name)) for name, (free, total) in found.items()}
 
     @property
     def is_automatic(self) -> bool:
@@ -51,7 +53,14 @@ class LimitReader:
     def read(self, held: Iterable[Held], parked_bytes: int = 0) -> Limits:
         """`parked_bytes`: memory that a load takes back, so it counts as free."""
         config = self._config
-        return Limits(config.models_max, self._host_bytes(held, parked_bytes), self._device_limit(), config.queue_patience_s)
+        wanted = config.models_memory_device_mib
+        return Limits(
+            config.models_max,
+            self._host_bytes(held, parked_bytes),
+            wanted << 20 if wanted > 0 else None,
+            config.queue_patience_s,
+            self._of_devices(),
+        )
 
     def _host_bytes(self, held: Iterable[Held], parked_bytes: int) -> int | None:
         wanted = self._config.models_memory_mib
@@ -67,8 +76,7 @@ class LimitReader:
         ours = sum(min(one.heap_bytes, anonymous_bytes(one.pid)) for one in held if one.pid is not None)
         return available + ours + parked_bytes - self._reserved_bytes()
 
-    def _device_limit(self) -> int | None:
-        wanted = self._config.models_memory_device_mib
-        if wanted == AUTO:
-            return self._device_bytes
-        return wanted << 20 if wanted else None
+    def _of_devices(self) -> Sizes:
+        asked = {name: mib << 20 for name, mib in self._config.models_memory_devices}
+        found = self._devices if self._config.models_memory_device_mib == AUTO else {}
+        return tuple(sorted((found | asked).items()))

@@ -39,6 +39,7 @@ from fastrouter.ipc.messages import (
     Unusable,
 )
 from fastrouter.ipc.wire import encode
+from fastrouter.options.endpoints import LOST_SERVER
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
 from fastrouter.supervisor.remedies import NONE, Remedy
@@ -121,9 +122,9 @@ class Instance:
 
     @property
     def heap_bytes(self) -> int:
-        """The part of its need that is not a mapped file."""
+        """The part of its need on the host that is not a mapped file."""
         weights = self.spec.header.size_bytes if self.spec.header is not None and self.spec.options.mmap else 0
-        return max(0, self.need.host_bytes - weights + self.unmapped_bytes)
+        return max(0, self.need.host_bytes - max(0, weights - self.need.device_bytes) + self.unmapped_bytes)
 
     @property
     def load_s(self) -> float:
@@ -367,11 +368,21 @@ class Instance:
             return f"its worker hung and was killed: {self.hang}"
         if process.broke_protocol is not None:
             return f"its worker broke the protocol: {process.broke_protocol}"
+        if self.has_lost_server:
+            servers = ", ".join(self.spec.options.rpc)
+            return f"its worker has lost an RPC server: one of {servers} has ended, or cannot be reached"
         last_line = f"; its last line: {process.lines[-1]}" if process.lines else ""
         return f"its worker {describe_exit(process.exit_code)}{last_line}"
 
+    @property
+    def has_lost_server(self) -> bool:
+        """It has ended because an RPC server did; neither its code nor its requests are the cause."""
+        return bool(self.spec.options.rpc) and any(LOST_SERVER in line for line in self.process.lines)
+
     def is_killed_by_first_decode(self) -> bool:
         """It died by a fault in its code while it had requests, and no request got a token: see Load.safe_mode."""
+        if self.has_lost_server:
+            return False
         code = self.process.exit_code
         has_worked = any(stream.has_worked for stream in self.streams.values())
         return code in FAULTS and bool(self.streams or self._decoding_ids) and not (self.works or has_worked)

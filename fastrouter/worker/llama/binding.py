@@ -35,7 +35,7 @@ api: Any = _import_api()
 lib = api._lib
 P, I = ctypes.c_void_p, ctypes.c_int32  # noqa: E741
 EXPECTED_LLAMA_VERSION = b"0.5.0"  # llama.cpp's structs change between releases: with another library this would read garbage
-_DEVICE_TYPES = (1, 2)  # ggml's numbers for GPUs with separate memory, or with the host's
+_LOADED_WHEN_ASKED = "libggml-rpc"  # only for models that use it, see rpc.py
 
 
 def bind(name: str, restype: Any, *argtypes: Any) -> Any:
@@ -83,7 +83,7 @@ def has_device_backend() -> bool:
     """True for a GPU build: a process that has loaded such a backend must not fork. It looks at file names and loads nothing."""
     folders = (backend_folder(), Path(api.__file__).resolve().parent / "lib")
     names = {path.name.split(".")[0] for folder in folders if folder.is_dir() for path in folder.glob("libggml-*.so*")}
-    return any(not name.startswith(("libggml-base", "libggml-cpu")) for name in names)
+    return any(not name.startswith(("libggml-base", "libggml-cpu", _LOADED_WHEN_ASKED)) for name in names)
 
 
 def start_backends() -> None:
@@ -96,12 +96,18 @@ def start_backends() -> None:
     count.restype = ctypes.c_size_t
     folder = backend_folder()
     if not count() and folder.is_dir():
-        load = lib.ggml_backend_load_all_from_path
-        load.argtypes, load.restype = [ctypes.c_char_p], None
-        load(os.fsencode(folder))
+        _load_backends(folder)
     if not count():
         raise LlamaError(f"llama.cpp has no usable backend (looked in {folder})")
     api.llama_backend_init()
+
+
+def _load_backends(folder: Path) -> None:
+    """The best CPU variant. With devices, or if the user names a backend, all that llama.cpp finds."""
+    if has_device_backend() or "GGML_BACKEND_PATH" in os.environ or not cpu_variants.load_best(lib, folder):
+        load = lib.ggml_backend_load_all_from_path
+        load.argtypes, load.restype = [ctypes.c_char_p], None
+        load(os.fsencode(folder))
 
 
 def cpu_function(name: bytes) -> int:
@@ -119,21 +125,3 @@ def cpu_variant() -> str:
 def drop_best_variants(count: int) -> None:
     """See cpu_variants."""
     cpu_variants.use_without_best(lib, backend_folder(), count)
-
-
-def device_free_bytes() -> int | None:
-    """Free memory of all devices that are not CPUs, together; None: there are none."""
-    if not has_device_backend():
-        return None
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-    lib.ggml_backend_dev_get.restype, lib.ggml_backend_dev_get.argtypes = P, [ctypes.c_size_t]
-    lib.ggml_backend_dev_type.restype, lib.ggml_backend_dev_type.argtypes = ctypes.c_int, [P]
-    lib.ggml_backend_dev_memory.restype, lib.ggml_backend_dev_memory.argtypes = None, [P, P, P]
-    found = []
-    for index in range(lib.ggml_backend_dev_count()):
-        device = lib.ggml_backend_dev_get(index)
-        if lib.ggml_backend_dev_type(device) in _DEVICE_TYPES:
-            lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            found.append(free.value)
-    return sum(found) if found else None

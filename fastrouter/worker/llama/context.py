@@ -85,7 +85,8 @@ class Context:
         params.n_threads = llama_params.threads_for(model.size_bytes, options.threads, len(decode.cpus))
         asked = options.threads_batch if options.threads_batch > 0 else options.threads
         params.n_threads_batch = llama_params.threads_for(model.size_bytes, asked, len(prefill.cpus))
-        params.flash_attn_type = llama_params.flash_attention_for(model.head_size, options, on_device=has_device_backend())
+        may_use_devices = has_device_backend() or bool(options.rpc)
+        params.flash_attn_type = llama_params.flash_attention_for(model.head_size, options, on_device=may_use_devices)
         params.type_k = llama_params.choice("cache-type-k", llama_params.CACHE_TYPES, options.cache_type_k)
         params.type_v = llama_params.choice("cache-type-v", llama_params.CACHE_TYPES, options.cache_type_v)
         params.pooling_type = llama_params.choice("pooling", {None: -1, **POOLING}, options.pooling)

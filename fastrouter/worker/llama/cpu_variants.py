@@ -4,6 +4,7 @@ Works on the library that it is given. Never imports: worker.llama.model. Invari
 after.
 """
 
+import _ctypes
 import ctypes
 import os
 from functools import cache
@@ -16,10 +17,24 @@ def runnable(folder: Path) -> list[Path]:
     """The best first, by their own scores (0: this CPU cannot run it)."""
     scored = []
     for path in sorted(folder.glob(_PATTERN)):
-        score = ctypes.CDLL(os.fspath(path)).ggml_backend_score()
+        score = _score(path)
         if score > 0:
             scored.append((-score, path))
     return [path for _, path in sorted(scored)]
+
+
+def _score(path: Path) -> int:
+    library = ctypes.CDLL(os.fspath(path))
+    score: int = library.ggml_backend_score()
+    _ctypes.dlclose(library._handle)  # ctypes itself never closes a library
+    return score
+
+
+def load_best(lib: ctypes.CDLL, folder: Path) -> bool:
+    """Only that one, and no other backend in the folder. False: there is none."""
+    load = lib.ggml_backend_load
+    load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    return any(load(os.fsencode(path)) for path in runnable(folder))
 
 
 def use_without_best(lib: ctypes.CDLL, folder: Path, num_dropped: int) -> None:

@@ -9,14 +9,15 @@ from functools import cache
 from typing import Any
 
 from fastrouter.options.load import LoadOptions
-from fastrouter.worker.llama.binding import LlamaError, P, api, lib
+from fastrouter.worker.llama import devices
+from fastrouter.worker.llama.binding import LlamaError, P, Scarcity, api
+from fastrouter.worker.llama.rpc import servers
 
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 LAZY_MODES = {"off": 0, "auto": 1, "on": 2}
 NUMA_STRATEGIES = {"distribute": 1, "isolate": 2, "numactl": 3}
 ROPE_SCALINGS = {"none": 0, "linear": 1, "yarn": 2}
 _TAGS = {"int": (0, "val_i64"), "float": (1, "val_f64"), "bool": (2, "val_bool"), "str": (3, "val_str")}
-_CPU = 0  # ggml's number for a device that is the CPU
 _EXPERTS, _DENSE = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps", r"\.ffn_(up|down|gate)\."  # names of tensors
 
 
@@ -27,9 +28,9 @@ class _Override(ctypes.Structure):
 def place(params: Any, options: LoadOptions) -> list[Any]:
     """Set these fields of llama_model_params. Returns what must live until the model is loaded. Raises LlamaError."""
     kept = [_devices(options), _overrides(options), _metadata(options), _proportions(options)]
-    devices, overrides, metadata, proportions = kept
-    if devices is not None:
-        params.devices = ctypes.addressof(devices)
+    chosen, overrides, metadata, proportions = kept
+    if chosen is not None:
+        params.devices = ctypes.addressof(chosen)
     if overrides is not None:
         params.tensor_buft_overrides = ctypes.addressof(overrides)
     if metadata is not None:
@@ -37,7 +38,7 @@ def place(params: Any, options: LoadOptions) -> list[Any]:
     if proportions is not None:
         params.tensor_split = proportions
     params.split_mode = SPLIT_MODES[options.split_mode]
-    params.main_gpu = options.main_gpu
+    params.main_gpu = _main_device(options)
     params.lazy_mode = LAZY_MODES[options.lazy_mode]
     params.check_tensors = options.check_tensors
     params.no_host = options.no_host
@@ -61,15 +62,9 @@ def set_positions(params: Any, options: LoadOptions) -> None:
         setattr(params, name, getattr(options, name))
 
 
-def _all_devices() -> list[int]:
-    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-    lib.ggml_backend_dev_get.restype, lib.ggml_backend_dev_get.argtypes = P, [ctypes.c_size_t]
-    return [lib.ggml_backend_dev_get(index) for index in range(lib.ggml_backend_dev_count())]
-
-
-def _name(device: int) -> str:
-    lib.ggml_backend_dev_name.restype, lib.ggml_backend_dev_name.argtypes = ctypes.c_char_p, [P]
-    return lib.ggml_backend_dev_name(device).decode()  # type: ignore[no-any-return]
+def _chosen(options: LoadOptions) -> list[str]:
+    """Names of the devices in the order of --tensor-split, also of those whose server is missing."""
+    return options.devices if options.devices is not None else list(servers.by_name())
 
 
 def _devices(options: LoadOptions) -> Any:
@@ -78,25 +73,28 @@ def _devices(options: LoadOptions) -> Any:
         return None
     if options.devices == ["none"]:
         return (P * 1)(None)
-    lib.ggml_backend_dev_type.restype, lib.ggml_backend_dev_type.argtypes = ctypes.c_int, [P]
-    known = {_name(device): device for device in _all_devices() if lib.ggml_backend_dev_type(device) != _CPU}
+    known = servers.by_name()
     for name in options.devices:
         if name not in known:
             there = f"the devices are {', '.join(known)}" if known else "this build has only the CPU; --device none is the same as no flag"
             raise LlamaError(f"--device {name}: there is no such device; {there}")
-    return (P * (len(options.devices) + 1))(*(known[name] for name in options.devices), None)
+    found = [handle for handle in map(known.get, options.devices) if handle is not None]
+    if not found:
+        raise Scarcity(f"--device {','.join(options.devices)}: {_missing_in_words()}")
+    return (P * (len(found) + 1))(*found, None)
+
+
+def _missing_in_words() -> str:
+    return "; ".join(f"the RPC server {endpoint} cannot be used: {why}" for endpoint, why in servers.missing.items())
 
 
 def _buffers() -> dict[str, int]:
-    lib.ggml_backend_dev_buffer_type.restype, lib.ggml_backend_dev_buffer_type.argtypes = P, [P]
-    lib.ggml_backend_buft_name.restype, lib.ggml_backend_buft_name.argtypes = ctypes.c_char_p, [P]
-    types = [lib.ggml_backend_dev_buffer_type(device) for device in _all_devices()]
-    return {lib.ggml_backend_buft_name(each).decode(): each for each in types if each}
+    return {devices.buffer_name_of(handle): kind for handle in devices.handles() if (kind := devices.buffer_type_of(handle))}
 
 
 def _overrides(options: LoadOptions) -> Any:
-    """An array that ends with an empty entry; None: no tensor has a place of its own."""
-    wanted = [(pattern, buffer) for pattern, buffer in options.override_tensor]
+    """An array that ends with an empty entry; None: no tensor has a place of its own. Buffers of a missing server are left out."""
+    wanted = [(pattern, buffer) for pattern, buffer in options.override_tensor if not servers.is_missing(buffer)]
     wanted += [(_EXPERTS, "CPU")] if options.cpu_moe else []
     wanted += [(rf"blk\.{layer}{_EXPERTS}", "CPU") for layer in range(options.n_cpu_moe)]
     wanted += [(rf"blk\.{layer}{_DENSE}", "CPU") for layer in range(options.n_cpu_ffn)]
@@ -138,9 +136,26 @@ def device_of_projector(options: LoadOptions) -> int | None:
 
 
 def _proportions(options: LoadOptions) -> Any:
+    """None: by the free memory of the devices."""
     if not options.tensor_split:
         return None
     most = int(api.llama_max_devices())
     if len(options.tensor_split) > most:
         raise LlamaError(f"--tensor-split: it has {len(options.tensor_split)} numbers, and this build knows {most} devices at most")
-    return (ctypes.c_float * most)(*options.tensor_split)
+    there = _present(options)
+    left = [share for number, share in enumerate(options.tensor_split) if number >= len(there) or there[number]]
+    return (ctypes.c_float * most)(*left) if any(left) else None
+
+
+def _present(options: LoadOptions) -> list[bool]:
+    """Of each chosen device, whether it can be used."""
+    known = servers.by_name()
+    return [known.get(name) is not None for name in _chosen(options)]
+
+
+def _main_device(options: LoadOptions) -> int:
+    """Its number among those that can be used."""
+    there = _present(options)
+    if options.main_gpu < len(there) and not there[options.main_gpu] and options.split_mode == "none":
+        raise Scarcity(f"--main-gpu {options.main_gpu}: {_missing_in_words()}")
+    return options.main_gpu - there[: options.main_gpu].count(False)

@@ -6,6 +6,7 @@ Never imports: worker.llama.model. Invariant: after `confine`, no thread that st
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import fastrouter
@@ -21,14 +22,21 @@ _SYSTEM = (
 _PACKAGE = Path(fastrouter.__file__).resolve().parent
 
 
-def confine(load: Load) -> list[str]:
-    """Returns what is out of reach from now on. A GPU's driver needs files that nobody lists, so with one only the network is."""
+# What a program reads to find the address of a name.
+_NAMES = ("/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf", "/run/systemd/resolve")
+
+
+def confine(load: Load, connect: Callable[[], None] = lambda: None) -> list[str]:
+    """Returns what is out of reach from now on. `connect` opens connections that stay usable: its threads have lost the files already. A
+    GPU's driver needs files that no list has, so with one only the network is."""
     gone = []
     if not has_device_backend():
-        folders = (load.options.slot_save_path, load.options.log_prompts_dir)
+        rpc, folders = load.options.rpc, (load.options.slot_save_path, load.options.log_prompts_dir)
         writable = ["/dev/null", *filter(None, folders)]
-        if confine_files([*_SYSTEM, *_python(), load.path, *load.files], [str(_PACKAGE.parent)], writable):
+        readable = [*_SYSTEM, *_python(), load.path, *load.files, *(_NAMES if rpc else ())]
+        if confine_files(readable, [str(_PACKAGE.parent)], writable, keeps_network=bool(rpc)):
             gone.append(FILES)
+    connect()
     if confine_calls():
         gone.append(NETWORK)
     return gone

@@ -1,9 +1,16 @@
-"""How much memory of the machine and of its devices a load has taken: measured before and after it, for the router's budget."""
+"""How much memory of the machine and of its devices a load has taken: measured before and after it, for the router's budget.
 
+What is on a device is the larger of two numbers: what llama.cpp has said it allocates there, and how much less is free than before. Of
+RPC devices only the first counts, because other models may use them at the same time.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 from fastrouter.options.load import LoadOptions
-from fastrouter.worker.llama.binding import device_free_bytes
+from fastrouter.worker.llama import devices
+from fastrouter.worker.llama.binding import log
+from fastrouter.worker.llama.devices import Device
 from fastrouter.worker.llama.model import Model
 from fastrouter.worker.process.warm_heap import allocated_bytes
 
@@ -13,18 +20,27 @@ class Footprint:
 
     def __init__(self, opened_bytes: int = 0) -> None:
         self._heap = allocated_bytes() - opened_bytes
-        self._device_free = device_free_bytes()
+        self._free = {device.key: device.free_bytes for device in _devices() if device.kind != "rpc"}
 
     def taken(self, models: list[Model], options: LoadOptions, later_bytes: int = 0) -> dict[str, Any]:
         """`memory` of Ready's meta: bytes by kind. Mapped weights count, because a model needs them in memory, and so does what is
-        allocated later. With devices also how much of their memory is free now."""
+        allocated later. With devices also what they have."""
+        found = {device.key: device for device in _devices()}
         host = max(0, allocated_bytes() - self._heap) + later_bytes
         mapped = sum(model.size_bytes for model in models) if options.mmap else 0
-        if self._device_free is None:
-            return {"memory": {"host_bytes": host + mapped, "device_bytes": 0}}
-        free = device_free_bytes() or 0
-        on_device = max(0, self._device_free - free)
-        return {
-            "memory": {"host_bytes": host + max(0, mapped - on_device), "device_bytes": on_device},
-            "device_free_bytes": free,
-        }
+        of_weights = sum(log.buffers["model", key] for key in found)
+        on_device = {key: size for key, device in found.items() if (size := self._taken_of(device))}
+        memory: dict[str, Any] = {"host_bytes": host + max(0, mapped - of_weights), "device_bytes": sum(on_device.values())}
+        if not found:
+            return {"memory": memory}
+        memory["devices"] = on_device
+        sizes = {key: {"free_bytes": device.free_bytes, "total_bytes": device.total_bytes} for key, device in found.items()}
+        return {"memory": memory, "devices": sizes}
+
+    def _taken_of(self, device: Device) -> int:
+        allocated = sum(size for (_, name), size in log.buffers.items() if name == device.key)
+        return max(allocated, self._free.get(device.key, 0) - device.free_bytes)
+
+
+def _devices() -> Iterator[Device]:
+    return (devices.describe(handle) for handle in devices.handles() if devices.kind_of(handle) != "cpu")

@@ -21,6 +21,11 @@ _PAUSE_MS = 1  # between two pieces of work, so that a load waits for at most on
 _BUSY_PAUSE_MS = 20  # between two checks while no core is free: checks cost time too
 _WORTH_TRIMMING_BYTES = 32 << 20
 _CALM = 10  # this many checks in a row must find a free core before work begins: threads that decode pause for moments
+# The options that an opened model depends on.
+_OPENED_WITH = (
+    *("gpu_layers", "mmap", "mlock", "direct_io", "repack", "no_host", "numa", "check_tensors", "lazy_mode", "override_kv"),
+    *("rpc", "devices", "split_mode", "tensor_split", "main_gpu", "override_tensor", "cpu_moe", "n_cpu_moe", "n_cpu_ffn"),
+)
 
 
 class Guess:
@@ -43,8 +48,8 @@ class Guess:
 def _key(path: str, options: LoadOptions, safe_mode: bool) -> tuple[object, ...]:
     """Equal for opened models that are the same."""
     found = os.stat(path)
-    how = options.gpu_layers, options.mmap, options.mlock, options.direct_io, safe_mode
-    return path, found.st_ino, found.st_size, found.st_mtime_ns, *how
+    how = [getattr(options, name) for name in _OPENED_WITH]
+    return path, found.st_ino, found.st_size, found.st_mtime_ns, safe_mode, *how
 
 
 class Spare:
