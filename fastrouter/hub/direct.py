@@ -22,8 +22,7 @@ MAX_ATTEMPTS = 6  # in a row without progress
 PAUSE_S = 0.5  # after the first failed attempt; then it doubles
 _SILENCE_S = 30.0
 _REPORT_S = 5.0
-_BLOCK_BYTES = 1 << 20
-_DOCKER = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+_DOCKER = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+")
 _DOCKER_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 _MANIFESTS = "application/vnd.docker.distribution.manifest.v2+json,application/vnd.oci.image.manifest.v1+json"
@@ -135,7 +134,7 @@ def _check(response: httpx2.Response, address: Address) -> None:
 
 def _save(response: httpx2.Response, file: Any, name: str, size: int, say: Say) -> None:
     said_at = time.monotonic()
-    for block in response.iter_bytes(_BLOCK_BYTES):
+    for block in response.iter_bytes():  # as it comes: what came before a cut is kept
         file.write(block)
         if time.monotonic() - said_at >= _REPORT_S:
             said_at = time.monotonic()

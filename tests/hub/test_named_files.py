@@ -214,6 +214,8 @@ def test_a_transfer_goes_on_where_it_was_cut(hub: FakeHub, tmp_path: Path, tiny:
     assert (tmp_path / "x.gguf").read_bytes() == tiny
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
     assert len(said) == 5
+    starts = [10, 1010, 6010, 11010, 111_010]  # each answer was cut so much later
+    assert [wanted for wanted in hub.ranges(FILE) if wanted] == [f"bytes={start}-" for start in starts]
     hub.always[FILE] = fake_hub.status(503)
     with pytest.raises(HubUnavailable, match="the server answers 503"):
         direct.fetch(direct.of_url(address(hub)), str(tmp_path / "y.gguf"), said.append)

@@ -116,6 +116,10 @@ class _Fit:
         self._host_limit = host_limit_bytes
         self._num_caches = options.num_caches
         self._is_ctx_free = options.num_cells(0) == 0  # neither --ctx-size nor --kv-unified-per-slot says it
+        self._full = measure(options)
+        self._devices = list(self._full.devices)
+        self._has_experts = self._full.num_experts > 0
+        self._targets = [place.free_bytes - margin for place, margin in zip(self._devices, self._margins(), strict=False)]
 
     def run(self) -> Fitted:
         try:
@@ -132,19 +136,13 @@ class _Fit:
     def _fit(self) -> None:
         if self._options.split_mode == "tensor":
             raise _CannotFit("--fit cannot divide layers with --split-mode tensor")
-        full = self._measure()
-        self._devices = list(full.devices)
-        self._num_model_layers, self._has_experts = full.num_layers, full.num_experts > 0
-        most = min(self._options.num_cells(full.n_ctx_train), _UINT32 - 1)
-        margins = self._margins()
-        self._targets = [place.free_bytes - margin for place, margin in zip(self._devices, margins, strict=False)]
         if self._devices:
-            missing = any(place.used_bytes > target for place, target in zip(full.devices, self._targets, strict=True))
-            target, used = sum(self._targets), sum(place.used_bytes for place in full.devices)
+            missing = any(place.used_bytes > target for place, target in zip(self._devices, self._targets, strict=True))
+            target, used = sum(self._targets), sum(place.used_bytes for place in self._devices)
         else:
-            target, used = self._host_target(full, margins[0]), full.host.used_bytes
+            target, used = self._host_target(), self._full.host.used_bytes
             missing = used > target
-        if missing and (used <= target or not self._shorten(full, used, target, most)):
+        if missing and (used <= target or not self._shorten(used, target)):
             self._divide()
 
     def _margins(self) -> list[int]:
@@ -152,20 +150,21 @@ class _Fit:
         count = max(1, len(self._devices))
         return [MIB * size for size in (given * count if len(given) == 1 else [*given, *[1024] * count])[:count]]
 
-    def _host_target(self, full: Use, margin: int) -> int:
-        target = full.host.total_bytes - margin
+    def _host_target(self) -> int:
+        target = self._full.host.total_bytes - self._margins()[0]
         return min(target, self._host_limit) if self._host_limit else target
 
-    def _shorten(self, full: Use, used: int, target: int, most: int) -> bool:
+    def _shorten(self, used: int, target: int) -> bool:
         """A shorter context, if it is free. True: now all fits."""
+        most = min(self._options.num_cells(self._full.n_ctx_train), _UINT32 - 1)
         least = min(self._options.fit_ctx * self._num_caches, _UINT32 - 1)
         if not self._is_ctx_free or self._options.has_full_context or most <= least:
             return False
         count = len(self._devices)
         if count > 1:  # only whole layers, or whole tensors of experts, can be given to a device
-            asked = self._options.gpu_layers
-            num_moved = min(asked, self._num_model_layers) if asked >= 0 else self._num_model_layers
-            per_layer = sum(place.model_bytes for place in full.devices) // max(1, num_moved)
+            asked, num_layers = self._options.gpu_layers, self._full.num_layers
+            num_moved = min(asked, num_layers) if asked >= 0 else num_layers
+            per_layer = sum(place.model_bytes for place in self._devices) // max(1, num_moved)
             target -= (count + 1) * per_layer // (6 if self._has_experts else 2)
         shortest = self._measure(ctx_size=least)
         places = shortest.devices if self._devices else [shortest.host]
@@ -205,7 +204,7 @@ class _Fit:
     def _divided(self, division: _Division) -> LoadOptions:
         num_layers = sum(share.num_layers for share in division.shares)
         overrides: list[list[str]] = []
-        layer = self._num_model_layers + 1 - num_layers
+        layer = self._full.num_layers + 1 - num_layers
         for share, buffer in zip(division.shares, division.overflow, strict=True):
             layer += share.num_whole
             for index in range(share.num_partial):
@@ -231,7 +230,7 @@ class _Fit:
         """Layers without experts for each device, the last device first: it has the output layer, which is always whole."""
         last = len(division.shares) - 1
         for device in range(last, -1, -1):
-            left = self._num_model_layers + 1 - sum(share.num_layers for share in division.shares[device + 1 :])
+            left = self._full.num_layers + 1 - sum(share.num_layers for share in division.shares[device + 1 :])
             all_left = division.copy()
             share = all_left.shares[device]
             share.num_layers = left
