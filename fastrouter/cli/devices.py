@@ -14,7 +14,8 @@ from typing import Any
 
 from fastrouter.catalog.catalog import Catalog
 from fastrouter.cli.arguments import Parser
-from fastrouter.config.config import Config, merge, parse
+from fastrouter.config.config import Config, parse
+from fastrouter.config.layers import merge
 from fastrouter.errors import FastrouterError
 from fastrouter.system.machine import available_bytes, total_bytes
 from fastrouter.system.words import in_words
