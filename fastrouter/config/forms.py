@@ -45,7 +45,7 @@ def load_options(layer: Layer) -> LoadOptions:
         fields["has_full_context"] = True
     if "cache_type_k" in layer or "cache_type_v" in layer:
         fields["keeps_cache_types"] = True
-    return LoadOptions(**fields, sampling=sampling, speculation=speculation)
+    return LoadOptions(**{"fit": "auto", **fields}, sampling=sampling, speculation=speculation)
 
 
 def texts_of(layer: Layer, target: str) -> tuple[str, ...]:

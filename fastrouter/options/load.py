@@ -31,7 +31,7 @@ class LoadOptions:
     cpu_range_batch: str | None = None
     cpu_strict_batch: int | None = None
     prio_batch: int | None = None
-    fit: str = "auto"  # off; on or auto: what is not set is chosen so that it fits into memory
+    fit: str = "off"  # on or auto, which is the flag's default: what is not set is chosen so that it fits into memory
     fit_target: list[int] = field(default_factory=lambda: [1024])  # MiB that stay free, on each device (one number: on all of them)
     fit_ctx: int = 4096  # `fit` makes the context of a request not shorter than this
     keeps_cache_types: bool = False  # they were asked for: `fit` does not change them

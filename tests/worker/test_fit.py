@@ -49,6 +49,7 @@ class Given:
         asked = self.scenario
         is_full = asked["ctx_min"] == EVERYTHING
         return LoadOptions(
+            fit="on",
             ctx_size=asked["ctx"],
             parallel=asked["np"],
             kv_unified=asked["unified"],

@@ -41,7 +41,7 @@ WARM_UP = "the server has run for 1 s; hot: one request to each model; evict-and
 ENOUGH_FOR_A_TAIL = 20  # samples
 MAX_HISTORY_CHARS = 6000
 SENTENCE = "the quick brown fox jumps over a lazy dog "
-_OURS_TO_SAY = {"host", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
+_OURS_TO_SAY = {"hosts", "port", "api_prefix", "api_keys", "api_key_file", "ssl_key_file", "ssl_cert_file", "models_max", "log_file"}
 Samples = dict[str, list[float]]  # seconds by measure
 
 
