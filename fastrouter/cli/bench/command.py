@@ -68,10 +68,10 @@ def run_bench(arguments: Sequence[str]) -> int:
     try:
         plan = read_plan(arguments)
         environ = _environment()
-        parse([*plan.flags, "--no-config"], environ)
+        parse(["--no-config", *plan.flags], environ)
         with tempfile.TemporaryDirectory(prefix="fastrouter-bench-") as folder:
             _place_files(plan, Path(folder))
-            check_models(plan, Catalog(parse([*plan.flags, *plan.folder, "--no-config"], environ)))
+            check_models(plan, Catalog(parse(["--no-config", *plan.flags, *plan.folder], environ)))
             result = measure(plan, environ, Path(folder))
     except (ConfigError, BenchFailed) as error:
         print(f"fastrouter: {error}", file=sys.stderr)

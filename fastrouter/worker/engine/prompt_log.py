@@ -31,6 +31,7 @@ class PromptLog:
 
     def _content(self, generate: Generate, tokens: list[int]) -> bytes:
         if generate.messages is not None or generate.infill is not None:
-            return self._vocab.text_of(tokens).encode("utf-8", "replace")
+            own = tokens[1:] if tokens[:1] == [self._vocab.bos] and self._vocab.add_bos else tokens
+            return self._vocab.text_of(own).encode("utf-8", "replace")
         prompt = generate.prompt
         return (prompt if isinstance(prompt, str) else json.dumps(prompt, indent=2)).encode("utf-8", "replace")
