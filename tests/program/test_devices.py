@@ -11,6 +11,8 @@ from conftest import FASTROUTER, Router, StartRouter, descendants, environment, 
 from rpc_workers import RpcWorker, free_port, rpc_worker
 from tiny_models import make_llama
 
+from fastrouter.system.confinement import landlock_version
+
 MIB = 1 << 20
 LONG = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 60, "ignore_eos": True, "cache_prompt": False}
 
@@ -64,6 +66,8 @@ def test_two_models_share_a_device(router: StartRouter, tmp_path: Path, worker: 
     assert found["need"]["is_measured"]
     assert found["used"]["devices"][worker.key] == 2 * usage["devices"][worker.key]
     assert found["limits"]["devices"][worker.key] > 0, "all that its machine has"
+    said = f"no access to other {'files and network' if landlock_version() else 'network'}"
+    eventually(lambda: said in log_of(server, "a"), f'"{said}": it is confined, and its connections stay open')
 
 
 def test_a_full_device_evicts_only_models_that_use_it(router: StartRouter, tmp_path: Path, worker: RpcWorker, second: RpcWorker) -> None:
