@@ -15,16 +15,16 @@ def serve(arguments: list[str]) -> int:
         except BrokenPipeError:  # the reader of --help has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        if config.list_devices:
+            from fastrouter.cli.devices import list_devices  # loads llama.cpp
+
+            return list_devices(config)
         if config.cache_list:
             return list_cache(config)
         if config.names_other_machines:
             from fastrouter.hub.before_start import fetch_named  # most starts do without
 
             config = fetch_named(config)
-        if config.list_devices:
-            from fastrouter.cli.devices import list_devices  # loads llama.cpp
-
-            return list_devices(config)
         check_adapters(config)
         os.environ.pop("LLAMA_API_KEY", None)  # no worker needs it
         return _run(config, Launched(FORK_SERVER_COMMAND, environment_of(os.environ, config.poll)))

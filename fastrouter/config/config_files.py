@@ -116,9 +116,8 @@ class _Reader:
             return
         flag, is_on = found
         value = read_value(text, keeps_quotes=flag.keeps_quotes).text
-        shown = key if flag.target in SECRETS else f"{key} = {value}"
-        found_value = convert(flag, self._folder(flag, value), f"{where} {shown}", is_on=is_on)
-        add_setting(self.layer, flag, self._from_here(flag, found_value))
+        place = f"{where} {key}" if flag.target in SECRETS else f"{where} {key} = {value}"
+        add_setting(self.layer, flag, self._from_here(flag, convert(flag, self._folder(flag, value), place, is_on=is_on)))
         self.lines[flag.target] = where
 
     def _refuse(self, where: str, key: str, *, is_known: bool) -> None:

@@ -1,5 +1,5 @@
 """The one table of flags: those that work (router_flags.py, model_flags.py, llama_flags.py), those that are accepted and do nothing, those
-that are refused, and those that are not supported yet.
+that are refused.
 
 Never imports: config.config, config.presets. Invariant: it holds every flag name of llama-server, so that a flag is either used or refused
 by its name; none is silently ignored.

@@ -125,12 +125,13 @@ class Loader:
         gone = self._enter()
         self._watch_router()
         spare.drop_variants(load.num_dropped)
-        if has_device_backend():
+        uses_devices = has_device_backend() or bool(load.options.rpc)
+        if uses_devices:
             self._fit()  # which layers go where must be known before the file is read
         taken = spare.take_model(load)
         footprint = Footprint(spare.taken_bytes)
         model = taken or self._open(on_progress)
-        if not has_device_backend() and not fitted.surely_fits(model, load.options, load.host_limit_bytes):
+        if not uses_devices and not fitted.surely_fits(model, load.options, load.host_limit_bytes):
             self._fit()
         self._end_phase("model")
         loaded = self._complete(model, on_progress)

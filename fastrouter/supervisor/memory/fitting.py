@@ -1,14 +1,15 @@
-"""What --fit will make of a model's context on a machine without devices, before a load has shown it.
+"""What --fit will make of a model, before a load has shown it: its context on a machine without devices, its places on one with them.
 
 Never imports: supervisor.workers. The worker decides by llama.cpp's own count, see worker/llama/fit.py. This is the same rule with
 estimates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.supervisor.decide.need import Need
+from fastrouter.options.load import LoadOptions
+from fastrouter.supervisor.decide.need import Need, on_devices
 from fastrouter.system.machine import total_bytes
 
 MIB = 1 << 20
@@ -33,3 +34,13 @@ def fitted(spec: ModelSpec, estimate: Callable[[ModelSpec], Need], limit_bytes: 
 
 def _with_context(spec: ModelSpec, ctx_size: int) -> ModelSpec:
     return replace(spec, options=replace(spec.options, ctx_size=ctx_size))
+
+
+def within_devices(need: Need, options: LoadOptions, devices: Mapping[str, int]) -> Need:
+    """`devices`: their memory, by name. What does not fit there stays on the host, if the layers of devices are not set."""
+    if options.fit == "off" or options.gpu_layers >= 0 or options.tensor_split or options.override_tensor:
+        return need
+    margins = dict(zip(devices, options.fit_target * len(devices) if len(options.fit_target) == 1 else options.fit_target, strict=False))
+    most = {name: max(0, size - MIB * margins.get(name, 1024)) for name, size in devices.items()}
+    kept = {name: min(size, most.get(name, size)) for name, size in need.by_device}
+    return on_devices(need.host_bytes + sum(size - kept[name] for name, size in need.by_device), kept)

@@ -14,7 +14,7 @@ import orjson
 from fastrouter.catalog.spec import ModelSpec
 from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.memory.estimate import estimate, unmapped_bytes
-from fastrouter.supervisor.memory.fitting import fitted
+from fastrouter.supervisor.memory.fitting import fitted, within_devices
 from fastrouter.supervisor.memory.placement import is_remote
 from fastrouter.supervisor.memory.repacking import Repacking, repacking_of
 from fastrouter.supervisor.remedies import Remedy
@@ -51,8 +51,9 @@ class Measures:
         known = self._known(spec)
         if known is not None:
             return Need(known["host_bytes"], known["device_bytes"], tuple(sorted(known.get("devices", {}).items())))
-        spec = spec if self.has_device else _fitted(spec, self.host_limit_bytes, self.repacking)
-        return estimate(spec, devices=self.devices, repacking=self.repacking)
+        if self.devices:
+            return within_devices(estimate(spec, devices=self.devices, repacking=self.repacking), spec.options, self.devices)
+        return estimate(_fitted(spec, self.host_limit_bytes, self.repacking), repacking=self.repacking)
 
     def is_measured(self, spec: ModelSpec) -> bool:
         return self._known(spec) is not None
@@ -91,7 +92,7 @@ class Measures:
         self._facts.save()
 
     def _key(self, spec: ModelSpec) -> str:
-        return _key(spec, 0 if self.has_device else self.host_limit_bytes, self.repacking)
+        return _key(spec, 0 if self.devices else self.host_limit_bytes, self.repacking)
 
     def _known(self, spec: ModelSpec) -> dict[str, Any] | None:
         found = self._facts.get(self._key(spec))
@@ -122,4 +123,4 @@ def _key(spec: ModelSpec, limit_bytes: int, repacking: Repacking) -> str:
 
 
 def _fitted(spec: ModelSpec, limit_bytes: int, repacking: Repacking) -> ModelSpec:
-    return fitted(spec, lambda each: estimate(each, devices={}, repacking=repacking), limit_bytes) if limit_bytes else spec
+    return fitted(spec, lambda each: estimate(each, repacking=repacking), limit_bytes) if limit_bytes else spec

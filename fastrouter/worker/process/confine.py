@@ -31,8 +31,7 @@ def confine(load: Load, connect: Callable[[], None] = lambda: None) -> list[str]
     GPU's driver needs files that no list has, so with one only the network is."""
     gone = []
     if not has_device_backend():
-        rpc = load.options.rpc
-        folders = (load.options.slot_save_path, load.options.log_prompts_dir)
+        rpc, folders = load.options.rpc, (load.options.slot_save_path, load.options.log_prompts_dir)
         writable = ["/dev/null", *filter(None, folders)]
         readable = [*_SYSTEM, *_python(), load.path, *load.files, *(_NAMES if rpc else ())]
         if confine_files(readable, [str(_PACKAGE.parent)], writable, keeps_network=bool(rpc)):
