@@ -174,6 +174,17 @@ class Loader:
         prompts = Prompts(model, options, TextJobs(self._wake))
         self._courtesy()
         coming = self._start_projector(model)
+        try:
+            return self._complete_beside(coming, model, prompts, on_progress)
+        finally:
+            if coming is not None:
+                wait([coming])  # it uses the model, which ends with a load that fails
+
+    def _complete_beside(
+        self, coming: "Future[Projector] | None", model: Model, prompts: Prompts, on_progress: ProgressReport
+    ) -> LoadedModel:
+        """While the projector is opened."""
+        options = self._load.options
         prompts.start_compiling()
         adapters = Adapters(model, options)
         self._courtesy()

@@ -115,7 +115,7 @@ def test_a_picture_in_a_tools_result_beside_audio(server: Router) -> None:
 @pytest.mark.parametrize(
     ("part", "problem"),
     [
-        (data("http://127.0.0.1/a.wav"), "does not fetch"),
+        (data("http://127.0.0.1/a.wav"), "fetches none"),
         (data("%%%"), "base64"),
         (data(""), "without content"),
         (data("data:image/png;base64,AAAA"), 'must begin with "data:audio/'),
@@ -136,11 +136,12 @@ def test_what_is_wrong_is_named(server: Router, part: dict[str, Any], problem: s
     assert problem in answer.error["message"]
 
 
-def test_endpoints_that_do_not_generate_refuse_audio(server: Router) -> None:
+def test_audio_is_counted_and_has_a_place_in_templates(server: Router) -> None:
     body = {"model": "hears", "messages": [{"role": "user", "content": [audio_part(FILE)]}]}
-    for path in ("/apply-template", "/v1/chat/completions/input_tokens"):
-        answer = server.post(path, body)
-        assert (answer.status, "is an audio file" in answer.error["message"]) == (400, True)
+    assert "<__media__>" in server.post("/apply-template", body).json["prompt"]
+    counted = server.post("/v1/chat/completions/input_tokens", body).json["input_tokens"]
+    answered = server.post("/v1/chat/completions", {**body, "max_tokens": 1}).json["usage"]["prompt_tokens"]
+    assert counted == answered
 
 
 def test_a_stream_with_audio_survives_its_worker(server: Router) -> None:

@@ -120,7 +120,7 @@ class Bench:
         content = "".join(next(left) if isinstance(part, bytes) else part for part in parts)
         messages = [*more.pop("before", []), {"role": "user", "content": content}]
         named = [
-            [mark, f"audio {index}", "audio"] if file.startswith((b"RIFF", b"ID3", b"\xff\xfb", b"fLaC")) else [mark, f"picture {index}"]
+            [mark, f"audio {index}", "audio"] if _is_audio(file) else [mark, f"picture {index}"]
             for index, (mark, file) in enumerate(zip(marks, files, strict=True))
         ]
         return self.submit(None, messages=messages, pictures=named, files=files, **more)
@@ -158,3 +158,7 @@ def backends() -> None:
 
 
 SYSTEM = "we all the cat and the dog to a man in the red one of " * 8
+
+
+def _is_audio(file: bytes) -> bool:
+    return file.startswith((b"ID3", b"\xff\xfb", b"fLaC")) or (file[:4] == b"RIFF" and file[8:12] == b"WAVE")

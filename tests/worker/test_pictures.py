@@ -38,7 +38,7 @@ from fastrouter.worker.engine.recovery import ABORTED
 from fastrouter.worker.llama.picture_tokens import count_in_place, start_outside, tokens_of
 from fastrouter.worker.llama.projector import Embeddings, PictureChunk
 from fastrouter.worker.media import picture_files
-from fastrouter.worker.media.pictures import PlacedPicture, tokens_of_each
+from fastrouter.worker.media.pictures import GivenFile, PlacedPicture, tokens_of_each
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 ONE, OTHER = png(picture(1)), png(picture(2, 70, 50))
@@ -318,7 +318,7 @@ def test_the_parts_of_positions(bench: MakeBench) -> None:
     """Time, row and column, as the model was trained with."""
     one = bench("qwen2vl")
     assert one.pictures is not None
-    _, [picture] = one.pictures.read(["the", 0], [("picture 0", LARGE)])
+    _, [picture] = one.pictures.read(["the", 0], [GivenFile("picture 0", LARGE)])
     count = picture.end - picture.start
     assert (count, picture.chunk.num_positions) == (28, 7)
     expected = [(10, 10 + index // 7, 10 + index % 7, 0) for index in range(count)]

@@ -156,7 +156,7 @@ def _part_of(name: str, part: dict[str, Any], pictures: Pictures) -> str:
     if part.get("type") == "text":
         return string(f"{name}.text", part.get("text"))
     if part.get("type") == "image_url":
-        return pictures.add_part(name, {"image_url": part.get("image_url")})
+        return pictures.add_part(name, {"type": "image_url", "image_url": part.get("image_url")})
     raise invalid(f"{name}.type", 'must be "text" or "image_url"')
 
 

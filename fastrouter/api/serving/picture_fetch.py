@@ -129,7 +129,7 @@ class Fetcher:
         target = _target_of(url)
         reach = reach_of(self._hosts, target.host, target.port)
         if reach is Reach.NOWHERE:
-            way_out = 'send "data:image/png;base64,..."'
+            way_out = 'send "data:...;base64,..."'
             if not self._hosts:
                 raise _Failed(f"and this server fetches none: start it with {FLAG} {target.host}, or {way_out}")
             raise _Failed(f"of {target.host}, which {FLAG} does not name: {way_out}")
