@@ -15,7 +15,6 @@ from fastrouter.config.router_flags import lifetime_flags, preset_flags, router_
 from fastrouter.config.speculation_flags import speculation_flags
 
 _NO_LOOKUP_FILE = "ngram-cache looks into the conversation's own tokens only; answers do not depend on it"
-_NO_VIDEO = "messages cannot have videos"
 _WRONG_ANSWERS = "it makes up which guesses are right, so answers would be wrong; it is for llama.cpp's own benchmarks"
 
 # Accepted, with a warning that says what happens instead: (names, environment, kind, what happens, values without a warning).
@@ -44,9 +43,6 @@ _INSTEAD: tuple[tuple[str, str, Kind, str, tuple[Any, ...]], ...] = (
     ),
     ("-lcs --lookup-cache-static", "", Kind.TEXT, _NO_LOOKUP_FILE, ()),
     ("-lcd --lookup-cache-dynamic", "", Kind.TEXT, _NO_LOOKUP_FILE, ()),
-    ("--video-fps", "VIDEO_FPS", Kind.FLOAT, _NO_VIDEO, ()),
-    ("--video-timestamp-interval", "VIDEO_TIMESTAMP_INTERVAL", Kind.FLOAT, _NO_VIDEO, ()),
-    ("--video-ffmpeg-dir", "VIDEO_FFMPEG_DIR", Kind.TEXT, _NO_VIDEO, ()),
 )
 
 # Refused: (names, environment, why).

@@ -15,7 +15,7 @@ from tiny_projectors import GEMMA3_TOKENS, make_gemma3, picture
 from tiny_video import make_programs
 
 from fastrouter.api.requests.pictures import MAX_ALL_BYTES, VIDEO, Pictures
-from fastrouter.api.serving.start import _with_frames
+from fastrouter.api.serving.media import _with_frames
 from fastrouter.api.tools import video
 from fastrouter.errors import InvalidRequest
 from fastrouter.ipc.frames import Frame, read_frames

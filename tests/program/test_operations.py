@@ -12,6 +12,7 @@ from conftest import REPOSITORY, StartRouter, environment, eventually
 from tiny_models import make_llama
 
 from fastrouter.cli.completion import all_verbs
+from fastrouter.config.config import parse
 from fastrouter.config.presets import read_presets
 from fastrouter.config.values import BY_ENV, BY_NAME
 
@@ -83,9 +84,13 @@ def test_pages_have_examples_of_presets() -> None:
 def test_examples_of_presets_can_be_read(page: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```ini\n(.*?)```", page.read_text(), re.S)
     assert blocks
+    (tmp_path / "models").mkdir()
     for block in blocks:
         path = tmp_path / "presets.ini"
         path.write_text(block)
+        if not re.search(r"^\[", block, re.M):  # a configuration file
+            assert parse(["--config", str(path)], {}).config_files == (path,)
+            continue
         presets = read_presets(path)
         assert presets.sections
         assert not presets.problems
@@ -99,7 +104,7 @@ def test_flags_and_verbs_exist(page: Path) -> None:
     for name in set(re.findall(r"LLAMA_ARG_[A-Z_]+[A-Z]", text)):
         assert name in BY_ENV, f"{page.name} names {name}"
     code = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.S))
-    for verb in set(re.findall(r"^(?:\$ )?fastrouter ([a-z]+)", code, re.M)):
+    for verb in set(re.findall(r"^(?:\$ )?fastrouter ([a-z][a-z-]*)", code, re.M)):
         assert verb in VERBS, f"{page.name} names the verb {verb}"
 
 
