@@ -5,6 +5,7 @@ import threading
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,6 +36,7 @@ from tiny_projectors import (
 )
 
 from fastrouter.worker.engine.recovery import ABORTED
+from fastrouter.worker.llama.binding import LlamaError
 from fastrouter.worker.llama.picture_tokens import count_in_place, start_outside, tokens_of
 from fastrouter.worker.llama.projector import Embeddings, PictureChunk
 from fastrouter.worker.media import picture_files
@@ -474,3 +476,21 @@ def test_broken_files_are_refused_or_shown(bench: MakeBench) -> None:
     assert stream.finish["completion_tokens"] == 400
     assert np.isfinite(stream.finish["timings"]["predicted_ms"])
     one.check_idle()
+
+
+def test_a_projector_closes_after_what_it_reads(tmp_path: Path) -> None:
+    """In another thread: what libmtmd uses must not be freed meanwhile."""
+    make_llama(tmp_path / "sees.gguf", seed=1, chat_template=TEMPLATE)
+    make_llava(tmp_path / "llava.gguf")
+    one = Bench(tmp_path / "sees.gguf", 1 << 20, mmproj=str(tmp_path / "llava.gguf"), parallel=1)
+    assert one.pictures is not None
+    projector = one.pictures._projector
+    with ThreadPoolExecutor(1) as thread:
+        reading = [thread.submit(projector.read, ["the", LARGE]) for _ in range(50)]
+        reading[0].result()
+        projector.close()
+    errors = [job.exception() for job in reading]
+    assert all(error is None or "is closed" in str(error) for error in errors)
+    with pytest.raises(LlamaError, match="is closed"):
+        projector.read(["the", LARGE])
+    one.close()

@@ -103,6 +103,8 @@ class Projector:
         """A text with pictures and audio between: texts are str, files are bytes. `is_counted`: the chunks have no pixels. Raises
         BrokenFile, LlamaError."""
         with self._decoding:
+            if not self.pointer:
+                raise LlamaError("the projector is closed")
             bitmaps: list[int] = []
             sounds_ms: dict[str, int] = {}
             try:
@@ -214,9 +216,11 @@ class Projector:
         return np.stack((time, row, column, rest))
 
     def close(self) -> None:
-        if self.pointer:
-            pointer, self.pointer = self.pointer, None
-            self._lib.mtmd_free(pointer)
+        """Waits for a `read` in another thread. Idempotent."""
+        with self._decoding:
+            if self.pointer:
+                pointer, self.pointer = self.pointer, None
+                self._lib.mtmd_free(pointer)
 
 
 def _loudness(samples: NDArray[np.float32]) -> float:
