@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from conftest import Router, StartRouter
+from waiting import FAKE
 
 from fastrouter.app import router
 from fastrouter.config.config import parse
 from fastrouter.errors import ConfigError
+from fastrouter.options.limits import DEFAULT_POLL
+from fastrouter.supervisor.workers.launch import Launched, environment_of
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,9 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
     monkeypatch.setattr(router, "_read_catalog", read_catalog)
 
     async def scenario() -> tuple[bytes, bytes]:
-        run = asyncio.create_task(router.App(parse(["--host", str(path), "--shutdown-timeout", "1000"], {})).run())
+        launched = Launched(FAKE, environment_of(os.environ, DEFAULT_POLL))
+        app = router.App(parse(["--host", str(path), "--shutdown-timeout", "1000"], {}), launched)
+        run = asyncio.create_task(app.run())
         await asyncio.sleep(0)
         while True:
             with contextlib.suppress(OSError):
@@ -94,6 +100,7 @@ def test_who_comes_before_a_start_that_fails_is_told_at_once(monkeypatch: pytest
         writer.close()
         with pytest.raises(ConfigError, match="a preset is wrong"):
             await run
+        launched.close()
         return health, answer
 
     health, answer = asyncio.run(scenario())

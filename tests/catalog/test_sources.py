@@ -278,19 +278,18 @@ def test_which_projector_a_model_gets(tmp_path: Path) -> None:
     assert named == {"v": (str(other), True), "w": (None, False), "u": (str(other), True)}
 
 
-def test_models_whose_pictures_are_not_served_yet(tmp_path: Path) -> None:
+def test_models_with_positions_of_several_parts_see(tmp_path: Path) -> None:
     model, _ = projectors(tmp_path)
     make_llama(model, architecture="qwen2vl", chat_template=TEMPLATE)
     [spec] = Catalog(parse(["--models-dir", str(tmp_path / "models")], {})).models()
-    assert (spec.options.mmproj, spec.modalities) == (None, ("text",))
-    assert spec.mmproj is not None
-    assert "vision" not in spec.capabilities
+    assert (spec.options.mmproj, spec.modalities) == (spec.mmproj, ("text", "image"))
+    assert "vision" in spec.capabilities
 
 
 def test_a_projector_counts_in_the_need_of_its_model(tmp_path: Path) -> None:
     projectors(tmp_path)
     models = ["--models-dir", str(tmp_path / "models")]
     [with_it], [without] = (Catalog(parse([*models, *flags], {})).models() for flags in ([], ["--no-mmproj"]))
-    more = estimate(with_it, has_device=False).host_bytes - estimate(without, has_device=False).host_bytes
+    more = estimate(with_it, devices={}).host_bytes - estimate(without, devices={}).host_bytes
     assert with_it.projector is not None
     assert more >= with_it.projector.size_bytes + KEPT_PICTURES_BYTES

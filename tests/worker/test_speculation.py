@@ -663,7 +663,6 @@ def test_flags(paths: list[Path]) -> None:
         (["--spec-draft-n-max", "-1"], "--spec-draft-n-max -1: must be between 0 and 1024"),
         (["--spec-ngram-simple-size-n", "0"], "--spec-ngram-simple-size-n 0: must be between 1 and 1024"),
         (["--draft-max", "16"], "--draft-max: llama-server has removed this flag; use --spec-draft-n-max"),
-        (["--spec-draft-sampling", "probabilistic"], "fastrouter does not have --spec-draft-sampling probabilistic yet"),
     ],
 )
 def test_flags_that_make_no_sense(argv: list[str], message: str) -> None:

@@ -16,6 +16,8 @@ from fastrouter.options.limits import DEFAULT_POLL
 from fastrouter.system.reexec import command_of, environment_for_own, start
 
 FORK_SERVER_COMMAND = command_of("fastrouter.worker")
+# From systemd: workers must not speak for the router.
+_OF_THE_ROUTER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _SPINS, _SPINS_RANGE = 1000, 300  # of the middle value; between it and each end
 
 
@@ -27,7 +29,7 @@ def spin_count(poll: int) -> int:
 
 def environment_of(environ: Mapping[str, str], poll: int) -> dict[str, str]:
     """Of a fork server and its workers."""
-    kept = environment_for_own(environ)
+    kept = {name: value for name, value in environment_for_own(environ).items() if name not in _OF_THE_ROUTER}
     kept.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort in llama.cpp starts a debugger on the worker
     if poll != DEFAULT_POLL or "GOMP_SPINCOUNT" not in environ:
         kept["GOMP_SPINCOUNT"] = str(spin_count(poll))

@@ -4,6 +4,7 @@ Each worker is a grandchild, so that the router (a subreaper) becomes its parent
 router, by PDEATHSIG and by the end of the lifeline pipe.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -65,7 +66,7 @@ def _fork(requests: socket.socket, fds: list[int], router_pid: int, become: Beco
     except BaseException:  # this is a copy of the fork server: nothing may reach its loop
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        _flush()
         os._exit(1)
 
 
@@ -99,8 +100,14 @@ def run_worker(control: int, memory: int, doorbell: int, lifeline: int, descript
         code = 0  # the router has ended
     except Exception:  # a bug of ours: the router shows the last lines of stderr
         traceback.print_exc()
-    sys.stderr.flush()
+    _flush()
     return code
+
+
+def _flush() -> None:
+    """The reader of its log may be gone; then what is left must not keep the process from its end."""
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
 
 
 def _guard(lifeline: int) -> None:
