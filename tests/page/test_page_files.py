@@ -72,6 +72,7 @@ def test_a_long_paste_becomes_a_file(page: Any) -> None:
     shown = page.locator(".question .file")
     assert shown.inner_text() == "Pasted text, 3 KB"
     shown.locator("summary").click()
+    shown.locator("pre").wait_for()
     assert shown.locator("pre").inner_text() == LINES
     assert page.locator(".bubble").inner_text() == "Summarise this:"
 
