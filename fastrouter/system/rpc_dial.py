@@ -66,15 +66,8 @@ def dial_all(endpoints: Sequence[str], timeout_s: float = DIAL_TIMEOUT_S) -> dic
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    *_, address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0]
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(_left(deadline))
-        connection.connect(address)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    *_, address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0]  # llama.cpp knows only IPv4
+    return socket.create_connection((str(address[0]), port), _left(deadline))
 
 
 def _left(deadline: float) -> float:
@@ -84,8 +77,14 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _ask_all(connection: socket.socket, deadline: float) -> list[DeviceMemory]:
+def greet(connection: socket.socket, deadline: float) -> tuple[int, int, int]:
+    """The version of the server's protocol. It serves this connection from then on. Raises OSError, EOFError."""
     major, minor, patch = _ask(connection, _HELLO, bytes(_CAPABILITIES_BYTES), 4 + _CAPABILITIES_BYTES, deadline)[:3]
+    return major, minor, patch
+
+
+def _ask_all(connection: socket.socket, deadline: float) -> list[DeviceMemory]:
+    major, minor, patch = greet(connection, deadline)
     if major != PROTOCOL[0] or minor > PROTOCOL[1]:
         theirs, ours = f"{major}.{minor}.{patch}", ".".join(map(str, PROTOCOL))
         raise Unreachable(f"it speaks version {theirs} of the protocol, and this llama.cpp {ours}: both must be of one release")

@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 
 from fastrouter.ipc.served import served_of
+from fastrouter.system.rpc_dial import greet
 from fastrouter.worker.llama import rpc
 from fastrouter.worker.llama.binding import LlamaError, log, start_backends
 from fastrouter.worker.process.fork import die_with_parent
+
+START_TIMEOUT_S = 60.0  # for llama.cpp's server to take its first client
 
 
 def run(argument: str) -> int:
@@ -36,12 +39,17 @@ def run(argument: str) -> int:
 
 
 def _share(listener: int) -> None:
-    """Put the shared socket in the place of llama.cpp's own, and end its wait for the first client."""
-    while (own := _own_listener(listener)) is None:
-        time.sleep(0.002)
-    fd, address = own
-    os.dup2(listener, fd)
-    socket.create_connection(address).close()
+    """Put the shared socket in the place of llama.cpp's own, as its first client: while it serves one, it waits at neither of them."""
+    try:
+        while (own := _own_listener(listener)) is None:
+            time.sleep(0.002)
+        fd, address = own
+        with socket.create_connection(address) as connection:
+            greet(connection, time.monotonic() + START_TIMEOUT_S)
+            os.dup2(listener, fd)
+    except (OSError, EOFError) as error:
+        sys.stderr.write(f"llama.cpp's RPC server does not serve: {error}\n")
+        os._exit(1)  # otherwise no client would ever be served
 
 
 def _own_listener(shared: int) -> tuple[int, tuple[str, int]] | None:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import select
 import signal
 import socket
 import struct
@@ -40,20 +39,10 @@ class RpcWorker:
         eventually(lambda: not [pid for pid in everything if is_alive(pid)], "the end of the RPC worker")
 
 
-def _started(command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
-    """It was seen once that one said nothing for two minutes, cause unknown: after 40 s, another one is started."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
-    if select.select([process.stdout], [], [], 40)[0]:
-        return process
-    with process:
-        process.kill()
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
-
-
 @contextlib.contextmanager
 def rpc_worker(*flags: str, env: dict[str, str] | None = None) -> Iterator[RpcWorker]:
     command = [*FASTROUTER, "rpc-worker", "--port", "0", "--threads", "1", *flags]
-    with _started(command, {**os.environ, **(env or {})}) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}) as process:
         try:
             assert process.stdout is not None
             greeting = process.stdout.readline()
