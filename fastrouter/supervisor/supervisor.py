@@ -280,7 +280,7 @@ class Supervisor:
         instance = model.instance if model is not None else None
         if instance is None or PUBLIC[instance.state] != "loaded":
             return None
-        return await instance.peek(method)
+        return await instance.peeks.ask(method)
 
     def wait_preview(self, spec: ModelSpec) -> WaitPreview:
         """For a request that waits for this model, or has waited."""

@@ -4,7 +4,6 @@ Invariant: `streams` holds every request that has not ended. A request that has 
 """
 
 import asyncio
-import copy
 import logging
 import secrets
 import signal
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 from fastrouter._core import Sink
 from fastrouter.catalog.spec import ModelSpec
-from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, WorkerDied, from_wire
+from fastrouter.errors import FastrouterError, LoadFailed, LoadPostponed, ModelUnusable, ProtocolError, Unavailable, from_wire
 from fastrouter.ipc.attached_files import AttachedFiles
 from fastrouter.ipc.messages import (
     DECODING_CALLS,
@@ -44,6 +43,7 @@ from fastrouter.supervisor.decide.need import Need
 from fastrouter.supervisor.decide.state import State, check
 from fastrouter.supervisor.remedies import NONE, Remedy
 from fastrouter.supervisor.timers import Clock
+from fastrouter.supervisor.workers.peeks import Peeks
 from fastrouter.supervisor.workers.process import describe_exit
 from fastrouter.supervisor.workers.stream import WorkerStream
 from fastrouter.supervisor.workers.worker import Worker
@@ -54,9 +54,6 @@ log = logging.getLogger("fastrouter.supervisor")
 FAULTS = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGABRT}
 _FILE_BITS = 52  # of the number of a descriptor: JSON's numbers
 _WithFiles = TypeVar("_WithFiles", Submit, Call)
-PEEK_TIMEOUT_S = 3.0
-SNAPSHOT_PATIENCE_S = 0.1  # then the worker is in a long step, and its last message is still true
-SLOTS_AGE_S = 60.0  # older messages about slots are not used: the worker hangs
 
 
 def fail_sink(sink: Sink, error: Exception) -> None:
@@ -109,8 +106,7 @@ class Instance:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
         self._decoding_ids: set[int] = set()  # ids of calls that the model computes
-        self._peeks: dict[str, asyncio.Task[Any]] = {}
-        self._snapshots: dict[str, tuple[float, Any]] = {}  # method -> (when it came, what the worker said)
+        self.peeks = Peeks(spec.id, clock, self.call)  # calls without a lease
         self._num_busy = 1  # as the worker knows it
         self._on_change = on_change
         self._on_notice = on_notice
@@ -274,35 +270,6 @@ class Instance:
             self._calls.pop(call.request_id, None)
             self._decoding_ids.discard(call.request_id)
 
-    async def peek(self, method: str) -> Any:
-        """A call without a lease; None when the worker has ended meanwhile. Only one runs at a time: callers that come meanwhile get the
-        same answer, so a worker that hangs costs nothing, however often it is asked. A worker that computes has sent its answer before.
-        Raises Unavailable after PEEK_TIMEOUT_S."""
-        asked = self._peeks.get(method)
-        if asked is None:
-            asked = self._peeks[method] = asyncio.get_running_loop().create_task(self._peek(method))
-            asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # the caller may have given up
-        is_known = self._is_known(method)
-        try:
-            return await asyncio.wait_for(asyncio.shield(asked), SNAPSHOT_PATIENCE_S if is_known else PEEK_TIMEOUT_S)
-        except TimeoutError:
-            if is_known or self._is_known(method):
-                return copy.deepcopy(self._snapshots[method][1])
-            raise Unavailable(f"model {self.spec.id} does not answer", model=self.spec.id) from None
-
-    def _is_known(self, method: str) -> bool:
-        if method not in self._snapshots:
-            return False
-        return method != "slots" or self._now() - self._snapshots[method][0] < SLOTS_AGE_S
-
-    async def _peek(self, method: str) -> Any:
-        try:
-            return await self.call(method, {})
-        except WorkerDied:
-            return None
-        finally:
-            del self._peeks[method]
-
     # ------------------------------------------------------------ messages of the worker
 
     def _receive(self, message: Any) -> None:
@@ -337,7 +304,7 @@ class Instance:
         elif isinstance(message, Parked | Restoring | Unusable):
             self._on_parking(self, message)
         elif isinstance(message, Snapshot):
-            self._snapshots[message.method] = (self._now(), message.result)
+            self.peeks.note(message.method, message.result)
         elif isinstance(message, Notice):
             self._on_notice(self, message)
 
