@@ -162,3 +162,18 @@ SYSTEM = "we all the cat and the dog to a man in the red one of " * 8
 
 def _is_audio(file: bytes) -> bool:
     return file.startswith((b"ID3", b"\xff\xfb", b"fLaC")) or (file[:4] == b"RIFF" and file[8:12] == b"WAVE")
+
+
+def show(bench: Bench, *parts: str | bytes, **more: Any) -> Client:
+    """The answer to texts and files, see Bench.show."""
+    client = bench.show(*parts, **more)
+    bench.run(client)
+    return client
+
+
+def refusal(bench: Bench, *parts: str | bytes) -> str:
+    """The message of the error that they get."""
+    error = show(bench, *parts).error
+    assert error is not None
+    assert error["class"] in ("InvalidRequest", "ModelCannot", "ContextExceeded"), error
+    return str(error["message"])

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 from tiny_models import WIDTH
-from tiny_projectors import FEED_FORWARD, INNER, NUM_HEADS, NUM_LAYERS, PICTURE_NUMBERS, Matrix, gemma3_tensors
+from tiny_projectors import FEED_FORWARD, INNER, NUM_HEADS, NUM_LAYERS, PICTURE_NUMBERS, Matrix, add_pixel_ranges, finish, gemma3_tensors
 
 NUM_BINS = 16  # of a spectrum
 NUM_POSITIONS = 1500  # of half a minute, in the encoder
@@ -84,21 +84,14 @@ def _write(path: Path | str, kinds: dict[str, str], tensors: dict[str, Any]) -> 
     fields = {f"clip.audio.{key}": value for key, value in numbers.items()}
     if len(kinds) > 1:
         writer.add_bool("clip.has_vision_encoder", True)
-        writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
-        writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
-        writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
+        add_pixel_ranges(writer)
         fields |= {f"clip.vision.{key}": value for key, value in PICTURE_NUMBERS.items()}
     for key, value in fields.items():
         writer.add_uint32(key, value)
     writer.add_float32("clip.audio.attention.layer_norm_epsilon", 1e-5)
     for key, text in kinds.items():
         writer.add_string(key, text)
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer, tensors)
     return path
 
 

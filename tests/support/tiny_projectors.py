@@ -228,16 +228,24 @@ def _write(
     for key, value in (PICTURE_NUMBERS | {"image_size": image_size} | (more or {})).items():
         add = writer.add_array if isinstance(value, list) else writer.add_uint32
         add(f"clip.vision.{key}", value)
+    add_pixel_ranges(writer)
+    finish(writer, tensors)
+    return path
+
+
+def add_pixel_ranges(writer: gguf.GGUFWriter) -> None:
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
+
+
+def finish(writer: gguf.GGUFWriter, tensors: dict[str, Matrix]) -> None:
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 # ---------------------------------------------------------------- pictures

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from engine_bench import (
     Bench,
-    Client,
     backends,  # noqa: F401 - starts llama.cpp once for the module
+    refusal,
 )
+from engine_bench import show as ask
 from tiny_audio import CHUNK_TOKENS, FLAC, MP3, RATE, make_both, make_ultravox, sound, wav
 from tiny_models import make_llama
 from tiny_projectors import GEMMA3_TOKENS, make_gemma3, picture, png
@@ -52,19 +53,6 @@ def bench(folder: Path) -> Iterator[MakeBench]:
     yield make
     for one in made:
         one.close()
-
-
-def ask(bench: Bench, *parts: str | bytes, **more: Any) -> Client:
-    client = bench.show(*parts, **more)
-    bench.run(client)
-    return client
-
-
-def refusal(bench: Bench, *parts: str | bytes) -> str:
-    error = ask(bench, *parts).error
-    assert error is not None
-    assert error["class"] in ("InvalidRequest", "ModelCannot", "ContextExceeded"), error
-    return str(error["message"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

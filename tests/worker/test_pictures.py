@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from engine_bench import (
     Bench,
-    Client,
     backends,  # noqa: F401 - starts llama.cpp once for the module
+    refusal,
 )
+from engine_bench import show as ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_memories import make_qwen35, make_sliding
@@ -77,19 +78,6 @@ def bench(folder: Path) -> Iterator[MakeBench]:
     yield make
     for one in made:
         one.close()
-
-
-def ask(bench: Bench, *parts: str | bytes, **more: Any) -> Client:
-    client = bench.show(*parts, **more)
-    bench.run(client)
-    return client
-
-
-def refusal(bench: Bench, *parts: str | bytes) -> str:
-    error = ask(bench, *parts).error
-    assert error is not None
-    assert error["class"] in ("InvalidRequest", "ModelCannot", "ContextExceeded"), error
-    return str(error["message"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
